@@ -1,0 +1,121 @@
+//! What sources tell the brain. Every event can be written to a recording and read back.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ActionId, ActionResult, Family, InterfaceName, Kind, Moment, ObjectKey, PodName, PublicKey,
+    Resource,
+};
+
+/// The version of [`Event`] in recordings.
+pub const EVENT_VERSION: u32 = 1;
+
+/// Something that the agent learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// The store has this object, or a newer version of it.
+    Applied(Resource),
+    /// The store has an object of this key that cannot be used.
+    ///
+    /// It disables itself, never its neighbours; an earlier version of it is no longer used either.
+    Invalid(ObjectKey, String),
+    /// The store has no such object any more.
+    Deleted(ObjectKey),
+    /// Every object of the kind that the store had when the agent began to listen has been delivered.
+    ///
+    /// Until then absence means "not heard of yet". No order holds between kinds.
+    InSync(Kind),
+    /// Whether the store can be reached.
+    StoreConnected(bool),
+    /// The addresses of ours from which the store's server saw us, as it told us.
+    ServerSawUs(Vec<IpAddr>),
+    /// The machine's links and addresses, whole: the underlay as the kernel has it.
+    Underlay(BTreeMap<InterfaceName, Link>),
+    /// The keys of this node's tunnel devices, in the order of the devices; the private halves stay in the keyring.
+    Keys(Vec<PublicKey>),
+    /// The first or a later handshake with a peer was completed on a device of ours.
+    Handshake {
+        /// The device.
+        device: InterfaceName,
+        /// The peer.
+        peer: PublicKey,
+    },
+    /// A pod asks for its interface (CNI ADD).
+    PodRequested(PodRequest),
+    /// A pod's interface is to go (CNI DEL).
+    PodReleased(PodName),
+    /// An action came to an end.
+    ActionDone(ActionId, ActionResult),
+    /// The dataplane finished a pass over the plan of this generation.
+    PlanApplied {
+        /// The newest [`Plan::generation`](crate::Plan::generation) that the pass saw.
+        generation: u64,
+        /// What could not be applied: target and reason. Empty: the machine matches the plan.
+        failures: BTreeMap<String, String>,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// An event and when it came, as a recording holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// When the event was applied.
+    pub at: Moment,
+    /// The event.
+    pub event: Event,
+}
+
+/// A network interface of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Its largest packet, in bytes.
+    pub mtu: u32,
+    /// Administratively up and with carrier.
+    pub up: bool,
+    /// What kind of link it is.
+    pub kind: LinkKind,
+    /// Its addresses with their subnets, link-local ones left out.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What kind of link an interface is, as far as the plan cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkKind {
+    /// The loopback.
+    Loopback,
+    /// A pod's host end (by its name's prefix).
+    Workload,
+    /// A tunnel device of ours, or another agent's overlay device.
+    Tunnel,
+    /// Everything else: packets leave the machine by it.
+    Underlay,
+}
+
+/// A pod that asks for its interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRequest {
+    /// The pod.
+    pub pod: PodName,
+    /// The sandbox (container) it belongs to: the handle of its addresses.
+    pub sandbox: String,
+    /// Path of the pod's network namespace, as in `/run/netns/x` or `/proc/1/ns/net`.
+    pub netns: String,
+    /// The interface's name inside the pod.
+    pub interface: InterfaceName,
+    /// The pod's labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The pod's service account.
+    #[serde(default)]
+    pub service_account: Option<String>,
+    /// Addresses that the pod must get; empty: one per family that has a pool.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Which families something is about.
+pub type Families = std::collections::BTreeSet<Family>;

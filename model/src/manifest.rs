@@ -1,0 +1,1 @@
+//! YAML and JSON documents → objects, with errors that name file, document and field.

@@ -1,0 +1,3 @@
+//! x
+pub mod layout;
+pub mod spec;
