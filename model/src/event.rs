@@ -28,6 +28,8 @@ pub enum Event {
     ///
     /// Until then absence means "not heard of yet". No order holds between kinds.
     InSync(Kind),
+    /// After a gap, the objects of the kind are told again: all until the next [`InSync`](Self::InSync) is one change.
+    OutOfSync(Kind),
     /// Whether the store can be reached.
     StoreConnected(bool),
     /// The addresses of ours from which the store's server saw us, as it told us.

@@ -97,6 +97,9 @@ mod tests {
     fn zero_short_and_long_keys_are_refused() {
         assert_eq!(PublicKey::new([0; 32]), Err(KeyError::Zero));
         assert_eq!("AAAA".parse::<PublicKey>(), Err(KeyError::Malformed));
-        assert_eq!(STANDARD.encode([1; 33]).parse::<PublicKey>(), Err(KeyError::Malformed));
+        assert_eq!(
+            STANDARD.encode([1; 33]).parse::<PublicKey>(),
+            Err(KeyError::Malformed)
+        );
     }
 }

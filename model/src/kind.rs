@@ -123,7 +123,12 @@ mod tests {
         let mut seen = BTreeSet::new();
         for kind in Kind::ALL {
             let name = kind.as_str().to_ascii_lowercase();
-            for word in kind.short_names().iter().copied().chain([kind.plural(), &name]) {
+            for word in kind
+                .short_names()
+                .iter()
+                .copied()
+                .chain([kind.plural(), &name])
+            {
                 assert!(seen.insert(word.to_owned()), "{word} names two kinds");
             }
         }

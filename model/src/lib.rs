@@ -15,6 +15,7 @@
 
 pub mod action;
 pub mod constant;
+pub mod duration;
 pub mod event;
 pub mod family;
 pub mod key;
@@ -26,8 +27,12 @@ pub mod nft;
 pub mod object;
 pub mod overhead;
 pub mod plan;
+pub mod publication;
 pub mod record;
 pub mod resource;
+pub mod schema;
+pub mod selector;
+pub mod settings;
 pub mod status;
 pub mod table;
 
@@ -42,4 +47,5 @@ pub use object::{Object, ObjectKey, Revision};
 pub use plan::Plan;
 pub use record::{Phase, Record};
 pub use resource::Resource;
+pub use selector::Selector;
 pub use table::{Change, Table};

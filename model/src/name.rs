@@ -44,6 +44,42 @@ pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= SUBDOMAIN_MAX && text.split('.').all(is_dns_label)
 }
 
+/// Returns whether a text may name an object: a DNS-1123 subdomain as Kubernetes checks it, whose labels may be longer than 63 bytes.
+pub fn is_object_name(text: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+
+    text.len() <= SUBDOMAIN_MAX
+        && text.split('.').map(str::as_bytes).all(|label| {
+            label.first().is_some_and(alphanumeric)
+                && label.last().is_some_and(alphanumeric)
+                && label.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
+        })
+}
+
+/// Returns whether a text is a label or annotation key of Kubernetes: `[DNS-SUBDOMAIN/]NAME`, the name at most 63 bytes.
+pub fn is_qualified_name(text: &str) -> bool {
+    let name = match text.split_once('/') {
+        Some((prefix, name)) if is_object_name(prefix) => name,
+        Some(_) => return false,
+        None => text,
+    };
+
+    !name.is_empty() && is_label_value(name)
+}
+
+/// Returns whether a text may be a label's value: empty, or at most 63 letters, digits, `-`, `_` and `.` with a letter or digit at both ends.
+pub fn is_label_value(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let ends_well = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+
+    bytes.len() <= 63
+        && ends_well(bytes.first())
+        && ends_well(bytes.last())
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+}
+
 /// Returns whether a text is one label of a DNS-1123 subdomain.
 pub fn is_dns_label(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
@@ -67,7 +103,10 @@ impl FromStr for NodeName {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         if !is_dns_subdomain(text) {
-            return Err(NameError::new(text, "a node name (a lower-case DNS subdomain)"));
+            return Err(NameError::new(
+                text,
+                "a node name (a lower-case DNS subdomain)",
+            ));
         }
 
         Ok(Self(text.to_owned()))
@@ -88,9 +127,14 @@ impl FromStr for InterfaceName {
         let valid = (1..=INTERFACE_MAX).contains(&text.len())
             && text != "."
             && text != ".."
-            && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'/');
         if !valid {
-            return Err(NameError::new(text, "an interface name (1 to 15 characters, no `/`)"));
+            return Err(NameError::new(
+                text,
+                "an interface name (1 to 15 characters, no `/`)",
+            ));
         }
 
         Ok(Self(text.to_owned()))
@@ -106,14 +150,20 @@ impl PodName {
             return Err(wrong());
         }
 
-        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        })
     }
 }
 
 impl NameError {
     /// Says that `text` is not what was `expected`.
     pub fn new(text: &str, expected: &'static str) -> Self {
-        Self { text: text.chars().take(64).collect(), expected }
+        Self {
+            text: text.chars().take(64).collect(),
+            expected,
+        }
     }
 }
 
@@ -175,6 +225,42 @@ mod tests {
         for bad in ["", "N1", "-a", "a-", "a..b", "a/b", "a_b", &"a".repeat(64)] {
             assert!(bad.parse::<NodeName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_object_name_may_be_a_hash() {
+        for good in [
+            &"a".repeat(64),
+            "10-65-4-0-26",
+            "n--1-k8s-web--0-eth0",
+            "a.b",
+        ] {
+            assert!(is_object_name(good), "{good}");
+        }
+        for bad in ["", "A", "-a", "a-", "a..b", "a_b", "a/b", &"a".repeat(254)] {
+            assert!(!is_object_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn label_keys_and_values_are_those_of_kubernetes() {
+        for good in ["app", "projectcalico.org/IPv4Address", "a_b.c-d"] {
+            assert!(is_qualified_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a/b/c",
+            "A.b/c",
+            "-a",
+            "a b",
+            &"a".repeat(64),
+        ] {
+            assert!(!is_qualified_name(bad), "{bad}");
+        }
+        assert!(is_label_value("") && is_label_value("Web_1.a"));
+        assert!(!is_label_value("-") && !is_label_value("a b") && !is_label_value(&"a".repeat(64)));
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub enum SetKind {
     Addresses(Family),
     /// Interface names.
     Interfaces,
+    /// Pairs of an input interface and a source address of a family (`ifname . ipv4_addr`, a hash set).
+    InterfaceAddresses(Family),
 }
 
 /// A member of a set.
@@ -115,6 +117,8 @@ pub enum Element {
     Address(IpAddr),
     /// An interface name.
     Interface(InterfaceName),
+    /// An interface and an address that may be seen on it.
+    InterfaceAddress(InterfaceName, IpAddr),
 }
 
 /// Conditions that must all hold, then what happens.
@@ -151,6 +155,8 @@ pub enum Match {
     Source(Sense, Family, String),
     /// Destination address is (not) in a set of this family.
     Destination(Sense, Family, String),
+    /// Input interface and source address together are (not) in a set of pairs (`iifname . ip saddr @set`).
+    SourceOnInterface(Sense, Family, String),
     /// Source address is (not) in this network.
     SourceNet(Sense, IpNet),
     /// Destination address is (not) in this network.

@@ -69,12 +69,20 @@ pub struct Metadata {
 impl ObjectKey {
     /// Returns the key of a cluster-scoped object.
     pub fn cluster(kind: Kind, name: impl Into<String>) -> Self {
-        Self { kind, namespace: None, name: name.into() }
+        Self {
+            kind,
+            namespace: None,
+            name: name.into(),
+        }
     }
 
     /// Returns the key of a namespaced object.
     pub fn namespaced(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { kind, namespace: Some(namespace.into()), name: name.into() }
+        Self {
+            kind,
+            namespace: Some(namespace.into()),
+            name: name.into(),
+        }
     }
 }
 

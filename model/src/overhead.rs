@@ -52,8 +52,14 @@ mod tests {
 
     #[test]
     fn the_table_has_felixs_figures() {
-        assert_eq!(inner_mtu(1500, &[Encapsulation::WireGuard(Family::V4)]), 1440);
-        assert_eq!(inner_mtu(1500, &[Encapsulation::WireGuard(Family::V6)]), 1420);
+        assert_eq!(
+            inner_mtu(1500, &[Encapsulation::WireGuard(Family::V4)]),
+            1440
+        );
+        assert_eq!(
+            inner_mtu(1500, &[Encapsulation::WireGuard(Family::V6)]),
+            1420
+        );
         assert_eq!(inner_mtu(1500, &[Encapsulation::Vxlan(Family::V4)]), 1450);
         assert_eq!(inner_mtu(1500, &[Encapsulation::Vxlan(Family::V6)]), 1430);
         assert_eq!(inner_mtu(1500, &[Encapsulation::Ipip]), 1480);
@@ -61,7 +67,10 @@ mod tests {
 
     #[test]
     fn stacked_layers_add_up() {
-        let stack = [Encapsulation::WireGuard(Family::V4), Encapsulation::Vxlan(Family::V4)];
+        let stack = [
+            Encapsulation::WireGuard(Family::V4),
+            Encapsulation::Vxlan(Family::V4),
+        ];
 
         assert_eq!(inner_mtu(1500, &stack), 1390);
     }

@@ -58,7 +58,9 @@ pub struct TunnelClaim {
 /// Off ─▶ Accepting ─▶ Sending ─▶ Enforced        wanted
 /// Off ◀─ Leaving   ◀─ Accepting ◀─ …             not wanted any more
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Phase {
     /// No tunnel; everything travels as routed.
     #[default]
@@ -131,7 +133,10 @@ mod tests {
 
     #[test]
     fn a_record_survives_its_text_and_keeps_what_it_does_not_know() {
-        let text = record().encode().unwrap().replace("\"epoch\":3", "\"epoch\":3,\"zeal\":1");
+        let text = record()
+            .encode()
+            .unwrap()
+            .replace("\"version\":1}", "\"version\":1,\"zeal\":1}");
 
         let parsed = Record::parse(&text, &"n1".parse().unwrap()).unwrap();
 
@@ -145,11 +150,20 @@ mod tests {
         let n1 = "n1".parse().unwrap();
 
         let newer = text.replace("\"version\":1", "\"version\":2");
-        assert_eq!(Record::parse(&newer, &n1), Err(RecordError::UnknownVersion(2)));
+        assert_eq!(
+            Record::parse(&newer, &n1),
+            Err(RecordError::UnknownVersion(2))
+        );
         let n2 = "n2".parse().unwrap();
-        assert_eq!(Record::parse(&text, &n2), Err(RecordError::WrongNode(n1.clone())));
+        assert_eq!(
+            Record::parse(&text, &n2),
+            Err(RecordError::WrongNode(n1.clone()))
+        );
         let long = "x".repeat(RECORD_MAX + 1);
-        assert_eq!(Record::parse(&long, &n1), Err(RecordError::TooLong(RECORD_MAX + 1)));
+        assert_eq!(
+            Record::parse(&long, &n1),
+            Err(RecordError::TooLong(RECORD_MAX + 1))
+        );
     }
 
     fn record() -> Record {

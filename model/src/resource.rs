@@ -3,6 +3,7 @@
 pub mod address_claim;
 pub mod block_affinity;
 pub mod felix_configuration;
+pub(crate) mod field;
 pub mod ip_pool;
 pub mod ipam_block;
 pub mod key_claim;
@@ -23,7 +24,7 @@ pub use self::{
     node::Node,
     workload_endpoint::WorkloadEndpoint,
 };
-use crate::{Object, ObjectKey};
+use crate::{Kind, Object, ObjectKey};
 
 /// An object of a kind that the agent reads, parsed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,14 +64,36 @@ pub struct FieldError {
 impl FieldError {
     /// Says what is wrong with a field.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: field.into(), message: message.into() }
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
     }
 }
 
 impl TryFrom<&Object> for Resource {
     type Error = FieldError;
 
-    fn try_from(_object: &Object) -> Result<Self, FieldError> {
-        unimplemented!("written next")
+    /// Reads an object of any kind; kinds that the agent does not read become [`Resource::Opaque`].
+    fn try_from(object: &Object) -> Result<Self, FieldError> {
+        Ok(match object.kind {
+            Kind::Node | Kind::MeshNode => Self::Node(Box::new(object.try_into()?)),
+            Kind::IPPool => Self::IpPool(object.try_into()?),
+            Kind::IPAMBlock => Self::IpamBlock(Box::new(object.try_into()?)),
+            Kind::BlockAffinity if BlockAffinity::is_virtual(object) => Self::Opaque(object.key()),
+            Kind::BlockAffinity => Self::BlockAffinity(object.try_into()?),
+            Kind::FelixConfiguration => Self::FelixConfiguration(Box::new(object.try_into()?)),
+            Kind::MeshConfiguration => Self::MeshConfiguration(Box::new(object.try_into()?)),
+            Kind::KeyClaim => Self::KeyClaim(object.try_into()?),
+            Kind::AddressClaim => Self::AddressClaim(object.try_into()?),
+            Kind::WorkloadEndpoint => Self::WorkloadEndpoint(Box::new(object.try_into()?)),
+            Kind::IPAMHandle
+            | Kind::ClusterInformation
+            | Kind::Namespace
+            | Kind::ServiceAccount
+            | Kind::Service
+            | Kind::Pod
+            | Kind::EndpointSlice => Self::Opaque(object.key()),
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeName, Phase, PodName, PublicKey};
+use crate::{NodeName, ObjectKey, Phase, PodName, PublicKey};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,4 +131,13 @@ pub enum PeerState {
     PlainPermitted,
     /// Dropped: it has no usable tunnel.
     Unreachable,
+}
+
+/// A version of an object: what `POST /v1/applied` asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The object.
+    pub key: ObjectKey,
+    /// Its revision in the store.
+    pub revision: String,
 }

@@ -187,7 +187,7 @@ fn grant(file: &File, wanted: Offload) -> io::Result<Offload> {
 }
 
 /// Any socket will do for device requests.
-fn control_socket() -> io::Result<std::os::fd::OwnedFd> {
+pub(crate) fn control_socket() -> io::Result<std::os::fd::OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     Ok(socket_with(
         AddressFamily::UNIX,
@@ -228,9 +228,6 @@ mod tests {
             Offload::Udp.ladder().collect::<Vec<_>>(),
             [Offload::Udp, Offload::Tcp, Offload::None]
         );
-        assert_eq!(
-            Offload::None.ladder().collect::<Vec<_>>(),
-            [Offload::None]
-        );
+        assert_eq!(Offload::None.ladder().collect::<Vec<_>>(), [Offload::None]);
     }
 }

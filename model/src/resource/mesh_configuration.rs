@@ -3,6 +3,9 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::{FieldError, field};
+use crate::Object;
+
 /// Settings of the mesh. Every default is the first value that the design names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshConfiguration {
@@ -34,4 +37,92 @@ pub enum Backend {
     Kernel,
     /// `meshwire`.
     Userspace,
+}
+
+/// The form in which a store keeps the settings' `spec`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Stored {
+    encryption: Option<StoredEncryption>,
+    underlay: Option<StoredUnderlay>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StoredEncryption {
+    mode: Option<EncryptionMode>,
+    backend: Option<Backend>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StoredUnderlay {
+    networks: Option<Vec<String>>,
+}
+
+impl TryFrom<&Object> for MeshConfiguration {
+    type Error = FieldError;
+
+    fn try_from(object: &Object) -> Result<Self, FieldError> {
+        let stored: Stored = field::part(object, "spec")?;
+        let encryption = stored.encryption.unwrap_or_default();
+        let networks = stored
+            .underlay
+            .and_then(|underlay| underlay.networks)
+            .unwrap_or_default();
+        let underlay_networks = networks
+            .iter()
+            .enumerate()
+            .map(|(index, text)| field::network(text, &format!("spec.underlay.networks[{index}]")))
+            .collect::<Result<_, _>>()?;
+
+        Ok(Self {
+            mode: encryption.mode.unwrap_or_default(),
+            backend: encryption.backend.unwrap_or_default(),
+            underlay_networks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{Kind, ObjectKey};
+
+    #[test]
+    fn settings_that_say_nothing_are_strict() {
+        assert_eq!(read(json!({})), Ok(MeshConfiguration::default()));
+        assert_eq!(MeshConfiguration::default().mode, EncryptionMode::Strict);
+    }
+
+    #[test]
+    fn settings_are_read_and_bad_ones_name_their_field() {
+        let spec = json!({
+            "encryption": {"mode": "Permissive", "backend": "Userspace"},
+            "underlay": {"networks": ["192.0.2.0/24", "2001:db8::/64"]},
+        });
+        assert_eq!(
+            read(spec),
+            Ok(MeshConfiguration {
+                mode: EncryptionMode::Permissive,
+                backend: Backend::Userspace,
+                underlay_networks: vec![
+                    "192.0.2.0/24".parse().unwrap(),
+                    "2001:db8::/64".parse().unwrap(),
+                ],
+            })
+        );
+
+        let bad_mode = read(json!({"encryption": {"mode": "Lax"}})).unwrap_err();
+        assert_eq!(bad_mode.field, "spec.encryption.mode");
+        let bad_network = read(json!({"underlay": {"networks": ["192.0.2.0/24", "x"]}}));
+        assert_eq!(bad_network.unwrap_err().field, "spec.underlay.networks[1]");
+    }
+
+    fn read(spec: Value) -> Result<MeshConfiguration, FieldError> {
+        let key = ObjectKey::cluster(Kind::MeshConfiguration, "default");
+        MeshConfiguration::try_from(&Object::new(&key, spec))
+    }
 }

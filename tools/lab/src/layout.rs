@@ -16,10 +16,15 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Attachment, Label, Pod, PodName, Router, Spec};
+use crate::spec::{Label, Pod, PodName, Router, Spec};
+use address::{Addresses, End, plain_pods};
+
+pub(crate) use address::plain_addresses;
+
+mod address;
 
 /// Where the pods of a plain lab take addresses from: the n-th node has the n-th block of 256.
-pub const PLAIN_POOLS: [&str; 2] = ["10.65.0.0/16", "fd00:65::/112"];
+pub(crate) const PLAIN_POOLS: [&str; 2] = ["10.65.0.0/16", "fd00:65::/112"];
 
 /// What part a host plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,7 +96,7 @@ struct Forwarder {
 
 /// A pod whose addresses the lab chose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlainPod {
+pub(crate) struct PlainPod {
     /// The node it runs on.
     pub node: Label,
     /// The pod.
@@ -142,7 +147,12 @@ impl Layout {
             hosts.push(Host::new(Role::Router, &router.name, devices));
         }
         let plain_pods = plain_pods(spec, &hosts);
-        Ok(Self { hosts, networks, routers, plain_pods })
+        Ok(Self {
+            hosts,
+            networks,
+            routers,
+            plain_pods,
+        })
     }
 
     /// The host of that name.
@@ -152,7 +162,10 @@ impl Layout {
 
     /// The addresses that a plain lab gives a pod; empty for a pod the file does not hold.
     pub fn plain_pod(&self, pod: &PodName) -> &[IpAddr] {
-        self.plain_pods.iter().find(|p| p.pod == *pod).map_or(&[], |p| &p.addresses)
+        self.plain_pods
+            .iter()
+            .find(|p| p.pod == *pod)
+            .map_or(&[], |p| &p.addresses)
     }
 
     /// The routes that a host is born with, so that every network and outside host is in reach.
@@ -171,8 +184,11 @@ impl Layout {
             }
         }
         routes.extend(self.written_routes(host));
-        let default: Vec<IpAddr> =
-            routes.iter().filter(|r| r.to.prefix_len() == 0).map(|r| r.via).collect();
+        let default: Vec<IpAddr> = routes
+            .iter()
+            .filter(|r| r.to.prefix_len() == 0)
+            .map(|r| r.via)
+            .collect();
         routes.retain(|route| route.to.prefix_len() == 0 || !default.contains(&route.via));
         routes.sort();
         routes.dedup();
@@ -185,7 +201,11 @@ impl Layout {
             let shared = owner.device_on(device.network);
             let via = shared.and_then(|theirs| theirs.address(to.addr().is_ipv4()));
             if let Some(via) = via {
-                return Some(Route { to, via, device: device.name.clone() });
+                return Some(Route {
+                    to,
+                    via,
+                    device: device.name.clone(),
+                });
             }
         }
         let networks: Vec<usize> = owner.devices.iter().map(|device| device.network).collect();
@@ -197,14 +217,23 @@ impl Layout {
         if host.role == Role::Router {
             return Vec::new();
         }
-        let everywhere = [IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), v6_unspecified()];
+        let everywhere = [
+            IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            v6_unspecified(),
+        ];
         let mut routes = Vec::new();
         for any in everywhere {
             let to = IpNet::new(any.addr(), 0).expect("0 is a prefix length of both families");
             let first = host.devices.iter().find_map(|device| {
                 let router = self.routers_on(device.network).next()?;
-                let via = router.device_on(device.network)?.address(to.addr().is_ipv4())?;
-                Some(Route { to, via, device: device.name.clone() })
+                let via = router
+                    .device_on(device.network)?
+                    .address(to.addr().is_ipv4())?;
+                Some(Route {
+                    to,
+                    via,
+                    device: device.name.clone(),
+                })
             });
             routes.extend(first);
         }
@@ -212,12 +241,19 @@ impl Layout {
     }
 
     fn written_routes(&self, host: &Host) -> Vec<Route> {
-        let forwarder = self.routers.iter().find(|r| self.hosts[r.host].name == host.name);
+        let forwarder = self
+            .routers
+            .iter()
+            .find(|r| self.hosts[r.host].name == host.name);
         let written = forwarder.into_iter().flat_map(|r| &r.routes);
         written
             .filter_map(|(to, via)| {
                 let device = host.devices.iter().find(|device| device.reaches(via))?;
-                Some(Route { to: *to, via: *via, device: device.name.clone() })
+                Some(Route {
+                    to: *to,
+                    via: *via,
+                    device: device.name.clone(),
+                })
             })
             .collect()
     }
@@ -234,9 +270,18 @@ impl Layout {
                 if router.name == host.name || self.hides(router, device.network) {
                     continue;
                 }
-                let Some(distance) = self.distance(router, targets, v4) else { continue };
+                let Some(distance) = self.distance(router, targets, v4) else {
+                    continue;
+                };
                 if best.as_ref().is_none_or(|(least, _)| distance < *least) {
-                    best = Some((distance, Route { to, via, device: device.name.clone() }));
+                    best = Some((
+                        distance,
+                        Route {
+                            to,
+                            via,
+                            device: device.name.clone(),
+                        },
+                    ));
                 }
             }
         }
@@ -245,7 +290,11 @@ impl Layout {
 
     /// How many routers a packet that has reached `router` still passes; none where there is no way.
     fn distance(&self, router: &Host, targets: &[usize], v4: bool) -> Option<usize> {
-        let carries = |network: usize| self.networks[network].iter().any(|c| c.addr().is_ipv4() == v4);
+        let carries = |network: usize| {
+            self.networks[network]
+                .iter()
+                .any(|c| c.addr().is_ipv4() == v4)
+        };
         let mut seen: BTreeSet<usize> = BTreeSet::new();
         let mut edge: Vec<usize> = router.devices.iter().map(|d| d.network).collect();
         for hops in 0..=self.routers.len() {
@@ -254,7 +303,9 @@ impl Layout {
                 return Some(hops);
             }
             let next = edge.iter().flat_map(|network| {
-                let open = self.routers_on(*network).filter(|r| !self.hides(r, *network));
+                let open = self
+                    .routers_on(*network)
+                    .filter(|r| !self.hides(r, *network));
                 open.flat_map(|r| r.devices.iter().map(|d| d.network))
             });
             edge = next.collect();
@@ -264,7 +315,10 @@ impl Layout {
 
     /// Whether `router` translates towards `network`, so that nobody there sees what is behind it.
     fn hides(&self, router: &Host, network: usize) -> bool {
-        let forwarder = self.routers.iter().find(|r| self.hosts[r.host].name == router.name);
+        let forwarder = self
+            .routers
+            .iter()
+            .find(|r| self.hosts[r.host].name == router.name);
         forwarder.is_some_and(|r| r.outer == Some(network))
     }
 
@@ -280,7 +334,12 @@ fn v6_unspecified() -> IpNet {
 
 impl Host {
     fn new(role: Role, name: &Label, devices: Vec<Device>) -> Self {
-        Self { role, name: name.clone(), devices, own: Vec::new() }
+        Self {
+            role,
+            name: name.clone(),
+            devices,
+            own: Vec::new(),
+        }
     }
 
     /// Its device on that network.
@@ -291,14 +350,20 @@ impl Host {
     /// Every address it has, own ones last.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let devices = self.devices.iter().flat_map(|device| &device.addresses);
-        devices.map(IpNet::addr).chain(self.own.iter().copied()).collect()
+        devices
+            .map(IpNet::addr)
+            .chain(self.own.iter().copied())
+            .collect()
     }
 }
 
 impl Device {
     /// Its first address of a family.
     pub fn address(&self, v4: bool) -> Option<IpAddr> {
-        self.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == v4)
+        self.addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|address| address.is_ipv4() == v4)
     }
 
     /// Whether an address is on this device's link.
@@ -310,117 +375,21 @@ impl Device {
 impl Forwarder {
     fn new(host: usize, spec: &Spec, router: &Router) -> Self {
         let outer = router.nat.as_ref().and_then(|nat| {
-            spec.networks.iter().position(|network| network.name == nat.network)
+            spec.networks
+                .iter()
+                .position(|network| network.name == nat.network)
         });
-        let routes = router.routes.iter().map(|route| (route.to, route.via)).collect();
-        Self { host, outer, routes }
-    }
-}
-
-/// From which end of a subnet an address is taken.
-#[derive(Clone, Copy)]
-enum End {
-    Bottom,
-    Top,
-}
-
-/// What is taken already.
-struct Addresses {
-    taken: BTreeSet<IpAddr>,
-}
-
-impl Addresses {
-    /// Everything that the file asks for by name is taken first.
-    fn reserve(spec: &Spec) -> Result<Self, LayoutError> {
-        let attachments = (spec.nodes.iter().map(|host| &host.networks))
-            .chain(spec.routers.iter().map(|host| &host.networks))
-            .chain(spec.outside.iter().map(|host| &host.networks))
-            .chain(spec.server.iter().map(|host| &host.networks))
-            .flatten();
-        let mut taken = BTreeSet::new();
-        let own = spec.outside.iter().flat_map(|host| &host.addresses);
-        for address in attachments.flat_map(|a| &a.addresses).chain(own) {
-            if !taken.insert(*address) {
-                return Err(LayoutError::Duplicate(*address));
-            }
-        }
-        Ok(Self { taken })
-    }
-
-    fn devices(
-        &mut self,
-        spec: &Spec,
-        attachments: &[Attachment],
-        end: End,
-    ) -> Result<Vec<Device>, LayoutError> {
-        let mut devices = Vec::new();
-        for (index, attachment) in attachments.iter().enumerate() {
-            let network = spec.networks.iter().position(|n| n.name == attachment.name);
-            let network = network.expect("the reader checked that the network exists");
-            let mut addresses = Vec::new();
-            for cidr in &spec.networks[network].cidrs {
-                addresses.extend(self.on(*cidr, &attachment.addresses, end)?);
-            }
-            devices.push(Device { name: format!("eth{index}"), network, addresses });
-        }
-        Ok(devices)
-    }
-
-    fn on(&mut self, cidr: IpNet, asked: &[IpAddr], end: End) -> Result<Vec<IpNet>, LayoutError> {
-        let prefixed = |address| {
-            IpNet::new(address, cidr.prefix_len()).expect("the subnet's own prefix length is legal")
-        };
-        if !asked.is_empty() {
-            let inside = asked.iter().filter(|address| cidr.contains(*address));
-            return Ok(inside.map(|address| prefixed(*address)).collect());
-        }
-        let room = 1u128 << (cidr.max_prefix_len() - cidr.prefix_len()).min(8);
-        let offsets = 1..room - 1;
-        let free = |offset: &u128| !self.taken.contains(&nth(cidr, *offset));
-        let offset = match end {
-            End::Bottom => offsets.clone().find(free),
-            End::Top => offsets.rev().find(free),
-        };
-        let address = nth(cidr, offset.ok_or(LayoutError::Exhausted(cidr))?);
-        self.taken.insert(address);
-        Ok(vec![prefixed(address)])
-    }
-}
-
-/// The address `offset` places above the subnet's first.
-fn nth(cidr: IpNet, offset: u128) -> IpAddr {
-    match cidr {
-        IpNet::V4(net) => {
-            let base = u32::from(net.network());
-            IpAddr::V4(Ipv4Addr::from(base + u32::try_from(offset).expect("offsets are under 256")))
-        }
-        IpNet::V6(net) => IpAddr::V6(Ipv6Addr::from(u128::from(net.network()) + offset)),
-    }
-}
-
-/// Gives the pods of a plain lab addresses of the families their node has.
-fn plain_pods(spec: &Spec, hosts: &[Host]) -> Vec<PlainPod> {
-    let mut pods = Vec::new();
-    for (index, node) in spec.nodes.iter().enumerate() {
-        let families = hosts[index].addresses();
-        for (nth_pod, pod) in node.pods.iter().enumerate() {
-            let chosen = || plain_addresses(&families, index, nth_pod);
-            let given = || pod.addresses.clone();
-            let addresses = if pod.addresses.is_empty() { chosen() } else { given() };
-            pods.push(PlainPod { node: node.name.clone(), pod: pod.full_name(), addresses });
+        let routes = router
+            .routes
+            .iter()
+            .map(|route| (route.to, route.via))
+            .collect();
+        Self {
+            host,
+            outer,
+            routes,
         }
     }
-    pods
-}
-
-/// The addresses of the `pod`-th pod of the `node`-th node, in the families that `underlay` has.
-pub(crate) fn plain_addresses(underlay: &[IpAddr], node: usize, pod: usize) -> Vec<IpAddr> {
-    let offset = node as u128 * 256 + pod as u128 + 2;
-    let pools = PLAIN_POOLS.iter().map(|pool| pool.parse().expect("the plain pools are prefixes"));
-    let wanted = pools.filter(|pool: &IpNet| {
-        underlay.iter().any(|address| address.is_ipv4() == pool.addr().is_ipv4())
-    });
-    wanted.map(|pool| nth(pool, offset)).collect()
 }
 
 /// The name of a pod's device on its node, as Calico forms it: `cali` and eleven hex digits.
@@ -465,7 +434,11 @@ mod tests {
         );
         let addresses: Vec<String> = (layout.hosts.iter())
             .map(|host| {
-                host.devices.iter().flat_map(|d| &d.addresses).map(|a| format!("{a} ")).collect()
+                host.devices
+                    .iter()
+                    .flat_map(|d| &d.addresses)
+                    .map(|a| format!("{a} "))
+                    .collect()
             })
             .collect();
         assert_eq!(
@@ -515,7 +488,10 @@ mod tests {
         );
         assert_eq!(
             routes(&layout, "r2"),
-            ["10.0.1.0/24 via 10.0.2.254 dev eth0", "203.0.113.9/32 via 10.0.3.1 dev eth1"]
+            [
+                "10.0.1.0/24 via 10.0.2.254 dev eth0",
+                "203.0.113.9/32 via 10.0.3.1 dev eth1"
+            ]
         );
     }
 
@@ -535,14 +511,18 @@ mod tests {
     - {name: n2, networks: [other]}
 ",
         );
-        assert_eq!(routes(&layout, "r1"), ["10.0.3.0/24 via 10.0.2.253 dev eth1"]);
+        assert_eq!(
+            routes(&layout, "r1"),
+            ["10.0.3.0/24 via 10.0.2.253 dev eth1"]
+        );
         assert_eq!(routes(&layout, "r2"), Vec::<String>::new());
     }
 
     #[test]
     fn a_full_subnet_is_an_error() {
-        let nodes: String =
-            (0..7).map(|i| format!("    - {{name: n{i}, networks: [lan]}}\n")).collect();
+        let nodes: String = (0..7)
+            .map(|i| format!("    - {{name: n{i}, networks: [lan]}}\n"))
+            .collect();
         let text = format!(
             "apiVersion: meshd.dev/v1\nkind: Lab\nmetadata: {{name: t}}\nspec:\n  networks: [{{name: lan, cidrs: [192.0.2.0/29]}}]\n  nodes:\n{nodes}"
         );
@@ -553,7 +533,9 @@ mod tests {
 
     #[test]
     fn a_pod_s_device_fits_an_interface_name() {
-        let name: PodName = format!("{}/{}", "n".repeat(63), "p".repeat(63)).parse().unwrap();
+        let name: PodName = format!("{}/{}", "n".repeat(63), "p".repeat(63))
+            .parse()
+            .unwrap();
         assert_eq!(workload_device(&Pod::bare(name)).len(), 15);
     }
 }

@@ -7,18 +7,15 @@
 //! Unknown fields, wrong scalars and references to nothing are refused with the file, the number of
 //! the document in it, and the path of the field.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::Path};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use check::Wrong;
 pub use value::{Label, Listen, PodName, Protocol, Rate, Share, Span};
 
+mod check;
 mod value;
 
 /// The largest lab file that is read, in bytes.
@@ -185,12 +182,18 @@ impl<'de> Deserialize<'de> for Attachment {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Attachment, E> {
                 let name = text.parse().map_err(E::custom)?;
-                Ok(Attachment { name, addresses: Vec::new() })
+                Ok(Attachment {
+                    name,
+                    addresses: Vec::new(),
+                })
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Attachment, A::Error> {
                 let full = Full::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Attachment { name: full.name, addresses: full.addresses })
+                Ok(Attachment {
+                    name: full.name,
+                    addresses: full.addresses,
+                })
             }
         }
         deserializer.deserialize_any(Either)
@@ -312,7 +315,10 @@ impl Pod {
 
     /// `NAMESPACE/NAME`.
     pub fn full_name(&self) -> PodName {
-        PodName { namespace: self.namespace.clone(), name: self.name.clone() }
+        PodName {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
     }
 }
 
@@ -400,7 +406,10 @@ impl Document {
     /// [`ReadError`], naming the file, the document and the field.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
         let file = path.display().to_string();
-        let open = |source| ReadError::Open { file: file.clone(), source };
+        let open = |source| ReadError::Open {
+            file: file.clone(),
+            source,
+        };
         if path.metadata().map_err(open)?.len() > MAX_FILE {
             return Err(ReadError::TooLarge { file });
         }
@@ -417,174 +426,32 @@ impl Document {
             let document = serde_path_to_error::deserialize(yaml).map_err(|error| {
                 let path = error.path().to_string();
                 let reason = error.into_inner().to_string();
-                ReadError::Field { file: file.to_owned(), document: index + 1, path, reason }
+                ReadError::Field {
+                    file: file.to_owned(),
+                    document: index + 1,
+                    path,
+                    reason,
+                }
             })?;
             documents.push(document);
         }
         let found = documents.len();
         let Ok([document]) = <[Self; 1]>::try_from(documents) else {
-            return Err(ReadError::Documents { file: file.to_owned(), found });
+            return Err(ReadError::Documents {
+                file: file.to_owned(),
+                found,
+            });
         };
-        document.spec.check().map_err(|Wrong { path, reason }| ReadError::Field {
-            file: file.to_owned(),
-            document: 1,
-            path,
-            reason,
-        })?;
+        document
+            .spec
+            .check()
+            .map_err(|Wrong { path, reason }| ReadError::Field {
+                file: file.to_owned(),
+                document: 1,
+                path,
+                reason,
+            })?;
         Ok(document)
-    }
-}
-
-/// A field that is wrong in the light of others.
-#[derive(Debug, PartialEq, Eq)]
-struct Wrong {
-    path: String,
-    reason: String,
-}
-
-impl Wrong {
-    fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { path: path.into(), reason: reason.into() }
-    }
-}
-
-impl Spec {
-    /// Checks what no single field can show.
-    fn check(&self) -> Result<(), Wrong> {
-        self.check_size()?;
-        self.check_networks()?;
-        self.check_hosts()?;
-        self.check_attachments()?;
-        self.check_routers()?;
-        self.check_pods()
-    }
-
-    fn check_size(&self) -> Result<(), Wrong> {
-        let pods: usize = self.nodes.iter().map(|node| node.pods.len()).sum();
-        let hosts = self.nodes.len() + self.routers.len() + self.outside.len();
-        if self.networks.len() + hosts + pods > MAX_OBJECTS {
-            return Err(Wrong::new("spec", format!("more than {MAX_OBJECTS} objects")));
-        }
-        Ok(())
-    }
-
-    fn check_networks(&self) -> Result<(), Wrong> {
-        let mut seen = BTreeSet::new();
-        for (i, network) in self.networks.iter().enumerate() {
-            let path = format!("spec.networks[{i}]");
-            if !seen.insert(&network.name) {
-                return Err(Wrong::new(format!("{path}.name"), "the name is taken"));
-            }
-            let v4 = network.cidrs.iter().filter(|cidr| cidr.addr().is_ipv4()).count();
-            if network.cidrs.is_empty() || v4 > 1 || network.cidrs.len() - v4 > 1 {
-                let reason = "expected one subnet per family, and one at least";
-                return Err(Wrong::new(format!("{path}.cidrs"), reason));
-            }
-            let narrow = |cidr: &IpNet| cidr.max_prefix_len() - cidr.prefix_len() < 3;
-            if network.cidrs.iter().any(narrow) {
-                let reason = "a subnet needs room for at least eight addresses";
-                return Err(Wrong::new(format!("{path}.cidrs"), reason));
-            }
-            let least = if v4 < network.cidrs.len() { 1280 } else { 576 };
-            if network.mtu < least || network.path_mtu.is_some_and(|mtu| mtu < least) {
-                return Err(Wrong::new(format!("{path}.mtu"), format!("expected {least} or more")));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_hosts(&self) -> Result<(), Wrong> {
-        let mut seen = BTreeSet::new();
-        let server = self.server.as_ref().map(|_| ("spec.server".to_owned(), "server"));
-        let named = server.into_iter().chain(
-            self.named_hosts().map(|(path, name, _)| (format!("{path}.name"), name.as_str())),
-        );
-        for (path, name) in named {
-            if !seen.insert(name) {
-                return Err(Wrong::new(path, format!("{name:?}: the name is taken")));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_attachments(&self) -> Result<(), Wrong> {
-        let server = self.server.iter().map(|s| ("spec.server".to_owned(), &s.networks));
-        let all = self.named_hosts().map(|(path, _, networks)| (path, networks)).chain(server);
-        for (path, networks) in all {
-            if networks.is_empty() {
-                return Err(Wrong::new(format!("{path}.networks"), "expected one at least"));
-            }
-            for (i, attachment) in networks.iter().enumerate() {
-                self.check_attachment(&format!("{path}.networks[{i}]"), attachment)?;
-                if networks[..i].iter().any(|earlier| earlier.name == attachment.name) {
-                    return Err(Wrong::new(format!("{path}.networks[{i}]"), "named twice"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_attachment(&self, path: &str, attachment: &Attachment) -> Result<(), Wrong> {
-        let Some(network) = self.networks.iter().find(|n| n.name == attachment.name) else {
-            return Err(Wrong::new(path, format!("no network is called {}", attachment.name)));
-        };
-        for address in &attachment.addresses {
-            if !network.cidrs.iter().any(|cidr| cidr.contains(address)) {
-                return Err(Wrong::new(path, format!("{address} is not in {}", network.name)));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_routers(&self) -> Result<(), Wrong> {
-        for (i, router) in self.routers.iter().enumerate() {
-            let path = format!("spec.routers[{i}]");
-            if let Some(nat) = &router.nat
-                && !router.networks.iter().any(|attachment| attachment.name == nat.network)
-            {
-                let reason = format!("the router is not on {}", nat.network);
-                return Err(Wrong::new(format!("{path}.nat.network"), reason));
-            }
-            for (j, route) in router.routes.iter().enumerate() {
-                if route.to.addr().is_ipv4() != route.via.is_ipv4() {
-                    let reason = "the next hop is of the other family";
-                    return Err(Wrong::new(format!("{path}.routes[{j}].via"), reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_pods(&self) -> Result<(), Wrong> {
-        let mut names = BTreeSet::new();
-        let mut addresses = BTreeSet::new();
-        for (i, node) in self.nodes.iter().enumerate() {
-            for (j, pod) in node.pods.iter().enumerate() {
-                let path = format!("spec.nodes[{i}].pods[{j}]");
-                if !names.insert(pod.full_name()) {
-                    let reason = format!("{} exists already", pod.full_name());
-                    return Err(Wrong::new(format!("{path}.name"), reason));
-                }
-                if let Some(taken) = pod.addresses.iter().find(|a| !addresses.insert(**a)) {
-                    let reason = format!("{taken} is another pod's");
-                    return Err(Wrong::new(format!("{path}.addresses"), reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every host with a name of its own, its path in the file, and its networks.
-    fn named_hosts(&self) -> impl Iterator<Item = (String, &Label, &Vec<Attachment>)> {
-        let nodes = self.nodes.iter().enumerate();
-        let routers = self.routers.iter().enumerate();
-        let outside = self.outside.iter().enumerate();
-        nodes
-            .map(|(i, host)| (format!("spec.nodes[{i}]"), &host.name, &host.networks))
-            .chain(
-                routers.map(|(i, r)| (format!("spec.routers[{i}]"), &r.name, &r.networks)),
-            )
-            .chain(outside.map(|(i, o)| (format!("spec.outside[{i}]"), &o.name, &o.networks)))
     }
 }
 
@@ -638,14 +505,20 @@ spec:
         assert_eq!(spec.networks[1].delay, "5ms".parse().unwrap());
         assert!(spec.networks[1].is_impaired() && !spec.networks[0].is_impaired());
         assert_eq!(spec.nodes[0].pods[0].listens[1], "UDP/53".parse().unwrap());
-        assert_eq!(spec.nodes[1].networks[0].addresses, ["198.51.100.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            spec.nodes[1].networks[0].addresses,
+            ["198.51.100.7".parse::<IpAddr>().unwrap()]
+        );
         assert!(spec.mesh && spec.server.is_some());
     }
 
     #[test]
     fn an_unknown_field_is_named_with_its_path() {
         let message = refusal(&MINIMAL.replace("{name: n1, ", "{name: n1, colour: red, "));
-        assert!(message.starts_with("x.yaml: document 1: spec.nodes[0]"), "{message}");
+        assert!(
+            message.starts_with("x.yaml: document 1: spec.nodes[0]"),
+            "{message}"
+        );
         assert!(message.contains("colour"), "{message}");
     }
 
@@ -680,8 +553,10 @@ spec:
     #[test]
     fn two_documents_are_refused() {
         let two = format!("{MINIMAL}\n---{MINIMAL}");
-        assert_eq!(refusal(&two), "x.yaml: expected one document of kind Lab, found 2");
-        assert_eq!(refusal(""), "x.yaml: expected one document of kind Lab, found 0");
+        assert_eq!(
+            refusal(&two),
+            "x.yaml: expected one document of kind Lab, found 2"
+        );
     }
 
     #[test]

@@ -23,7 +23,10 @@ pub struct Local {
 
 impl From<SocketAddr> for Endpoint {
     fn from(remote: SocketAddr) -> Self {
-        Self { remote, local: None }
+        Self {
+            remote,
+            local: None,
+        }
     }
 }
 

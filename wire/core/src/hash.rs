@@ -20,8 +20,8 @@ pub(crate) fn hash(parts: &[&[u8]]) -> [u8; 32] {
 /// MAC: 16 bytes of keyed BLAKE2s. The key has at most 32 bytes.
 pub(crate) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 16] {
     debug_assert!(key.len() <= 32);
-    let mut state =
-        Blake2sMac::<U16>::new_from_slice(key).expect("every key of this crate has 16 or 32 bytes");
+    let mut state = <Blake2sMac<U16> as KeyInit>::new_from_slice(key)
+        .expect("keys of up to 32 bytes are taken");
     for part in parts {
         Mac::update(&mut state, part);
     }
@@ -68,7 +68,9 @@ mod tests {
     fn hmac_agrees_with_its_definition_in_rfc_2104() {
         let key = [0x0b; 32];
         let padded = |pad: u8| -> Vec<u8> {
-            (0..64).map(|i| key.get(i).copied().unwrap_or(0) ^ pad).collect()
+            (0..64)
+                .map(|i| key.get(i).copied().unwrap_or(0) ^ pad)
+                .collect()
         };
         let inner = hash(&[&padded(0x36), b"Hi There"]);
         let outer = hash(&[&padded(0x5c), &inner]);

@@ -20,15 +20,30 @@
 //! where the paper leaves room, that of the Linux kernel's module.
 #![forbid(unsafe_code)]
 
+mod aead;
+mod allowed_ip;
 mod clock;
+mod cookie;
+mod device;
 mod event;
+mod hash;
 mod key;
+mod keypair;
+mod limit;
+mod limiter;
 mod message;
+mod noise;
 mod packet;
 mod peer;
+mod replay;
+mod roster;
 mod session;
+#[cfg(test)]
+mod test_clock;
+mod timer;
 mod tunnel;
 
+pub use aead::{Aead, AeadFactory, Forged, TooLong};
 pub use clock::Now;
 pub use event::{Endpoint, Event, Local, Role, Transmit};
 pub use key::{PresharedKey, PrivateKey, PublicKey};

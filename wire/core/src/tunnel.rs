@@ -3,16 +3,41 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::{
-    Endpoint, Event, Malformed, Now, Opened, PeerChange, PeerId, PeerOutcome, PeerStatus,
-    PrivateKey, PublicKey, ReceiveSession, SealBatch, Transmit,
-};
+use crate::aead::{AeadFactory, ring};
+use crate::allowed_ip::AllowedIps;
+use crate::device::Device;
+use crate::limiter::{LoadGauge, SourceLimiter};
+use crate::peer::Peer;
+use crate::roster::Roster;
+use crate::timer::Schedule;
+use crate::{Endpoint, Event, Malformed, Now, Opened, PeerId, ReceiveSession, SealBatch, Transmit};
+
+mod configuration;
+#[cfg(test)]
+mod consistency;
+mod handshake;
 
 /// All protocol state of one WireGuard interface: key, peers, sessions, timers, allowed IPs.
 ///
 /// After every call that takes `&mut self`, drain [`Tunnel::poll_transmit`] and
-/// [`Tunnel::poll_event`], and call [`Tunnel::handle_timeout`] at [`Tunnel::poll_timeout`].
-pub struct Tunnel {}
+/// [`Tunnel::poll_event`], and call [`Tunnel::handle_timeout`] at [`Tunnel::poll_timeout`], which
+/// may be at once.
+pub struct Tunnel {
+    device: Device,
+    roster: Roster,
+    allowed: AllowedIps,
+    schedule: Schedule,
+    gauge: LoadGauge,
+    limiter: SourceLimiter,
+    link: Link,
+}
+
+/// Whether the interface is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Up,
+    Down,
+}
 
 /// What to do with packets for a peer.
 pub enum Outbound {
@@ -27,6 +52,8 @@ pub enum Outbound {
 /// Why outgoing packets are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DropReason {
+    /// The interface is down.
+    Down,
     /// The peer has been removed.
     NoPeer,
     /// Nobody knows where the peer is.
@@ -68,6 +95,9 @@ pub enum HandshakeOutcome {
 /// Why a handshake message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// The interface is down.
+    #[error("interface is down")]
+    Down,
     /// It is no handshake message.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -103,102 +133,63 @@ pub enum Refusal {
     UnknownIndex,
 }
 
-#[expect(unused_variables, reason = "bodies follow")]
 impl Tunnel {
-    /// A tunnel without key and peers. All its randomness comes from `seed`: give it 32 bytes
-    /// nobody else knows.
+    /// A tunnel that is up, without key and peers. All its randomness comes from `seed`: give it
+    /// 32 bytes nobody else knows.
     #[must_use]
     pub fn new(seed: [u8; 32]) -> Self {
-        todo!()
+        Self::with_aead(seed, ring)
     }
 
-    // ── configuration ──
-
-    /// Sets or takes away our key. Sessions end, our own peer is removed, and every peer with an
-    /// endpoint is greeted with a handshake.
-    pub fn set_private_key(&mut self, key: Option<PrivateKey>, now: Now) {
-        todo!()
-    }
-
-    /// Our private key, for `wg showconf`.
+    /// A tunnel whose data packets are sealed and opened by another implementation than ring.
     #[must_use]
-    pub fn private_key(&self) -> Option<&PrivateKey> {
-        todo!()
+    pub fn with_aead(seed: [u8; 32], aead: AeadFactory) -> Self {
+        Self {
+            device: Device::new(seed, aead),
+            roster: Roster::default(),
+            allowed: AllowedIps::default(),
+            schedule: Schedule::default(),
+            gauge: LoadGauge::default(),
+            limiter: SourceLimiter::default(),
+            link: Link::Up,
+        }
     }
-
-    /// Our public key.
-    #[must_use]
-    pub fn public_key(&self) -> Option<PublicKey> {
-        todo!()
-    }
-
-    /// The interface's MTU, which padding never exceeds; 1420 until set.
-    pub fn set_mtu(&mut self, mtu: usize) {
-        todo!()
-    }
-
-    /// Creates, changes or removes a peer. A new peer with an endpoint is greeted with a
-    /// handshake, paced to 50 a second over all peers.
-    pub fn configure_peer(&mut self, key: PublicKey, change: PeerChange, now: Now) -> PeerOutcome {
-        todo!()
-    }
-
-    /// Removes all peers (UAPI `replace_peers`).
-    pub fn remove_peers(&mut self) {
-        todo!()
-    }
-
-    /// All peers.
-    pub fn peers(&self) -> impl Iterator<Item = PeerStatus<'_>> {
-        todo!();
-        #[expect(unreachable_code, reason = "bodies follow")]
-        std::iter::empty()
-    }
-
-    /// One peer.
-    #[must_use]
-    pub fn peer(&self, id: PeerId) -> Option<PeerStatus<'_>> {
-        todo!()
-    }
-
-    /// A peer by its key.
-    #[must_use]
-    pub fn find_peer(&self, key: &PublicKey) -> Option<PeerId> {
-        todo!()
-    }
-
-    /// Answers initiations with cookies only. The tunnel also does so by itself while more than
-    /// 512 handshake messages arrive within a second.
-    pub fn set_under_load(&mut self, under_load: bool) {
-        todo!()
-    }
-
-    // ── outbound ──
 
     /// The peer that owns the longest allowed IP matching `destination`.
     #[must_use]
     pub fn route(&self, destination: IpAddr) -> Option<PeerId> {
-        todo!()
+        self.allowed.owner(destination)
     }
 
     /// Asks for the right to send `packets` packets, `bytes` bytes of UDP payload in all, to a
     /// peer. Begins a handshake where one is due.
     pub fn send(&mut self, peer: PeerId, packets: u32, bytes: u64, now: Now) -> Outbound {
-        todo!()
+        if self.link == Link::Down {
+            return Outbound::Drop(DropReason::Down);
+        }
+        self.with_peer(peer, |peer, device| {
+            peer.permit(packets, bytes, device, now)
+        })
+        .unwrap_or(Outbound::Drop(DropReason::NoPeer))
     }
 
     /// Keeps a packet (an IP packet, unpadded) until there is a session: 128 per peer as in the
-    /// kernel, 64 MiB in all; the oldest gives way. Returns how many packets were dropped.
+    /// kernel, 64 MiB in all; the oldest of the peer gives way. Returns how many packets were
+    /// dropped.
     pub fn queue(&mut self, peer: PeerId, packet: &[u8]) -> usize {
-        todo!()
+        if self.link == Link::Down {
+            return 1;
+        }
+        self.with_peer(peer, |peer, device| peer.enqueue(packet, device))
+            .unwrap_or(1)
     }
-
-    // ── inbound ──
 
     /// The session that a data message names, unless it has expired.
     #[must_use]
     pub fn session(&self, receiver: u32, now: Now) -> Option<Arc<ReceiveSession>> {
-        todo!()
+        let peer = self.roster.get(self.device.holder(receiver)?)?;
+        let keypair = peer.keypairs.find(receiver)?;
+        (!keypair.expired(now.instant)).then(|| Arc::clone(&keypair.receive))
     }
 
     /// Judges opened data messages that came in this order through one session from one source,
@@ -211,39 +202,65 @@ impl Tunnel {
         verdicts: &mut Vec<Verdict>,
         now: Now,
     ) {
-        todo!()
+        let batch = crate::peer::Batch {
+            session,
+            source,
+            arrivals,
+        };
+        let Self {
+            roster,
+            device,
+            allowed,
+            schedule,
+            ..
+        } = self;
+        let Some(peer) = roster.get_mut(session.peer()) else {
+            verdicts.extend(arrivals.iter().map(|_| Verdict::SessionGone));
+            return;
+        };
+        peer.receive(&batch, allowed, verdicts, device, now);
+        reschedule(schedule, peer);
     }
-
-    /// Takes an initiation, a response or a cookie reply.
-    pub fn handle_handshake(
-        &mut self,
-        source: Endpoint,
-        datagram: &[u8],
-        now: Now,
-    ) -> Result<HandshakeOutcome, Refusal> {
-        todo!()
-    }
-
-    // ── time and output ──
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Now) {
-        todo!()
+        while let Some(peer) = self.schedule.due(now.instant) {
+            self.with_peer(peer, |peer, device| peer.handle_timeout(device, now));
+        }
     }
 
     /// When [`Tunnel::handle_timeout`] must be called next; exact.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        self.schedule.next()
     }
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        todo!()
+        self.device.poll_transmit()
     }
 
-    /// The next fact to tell.
+    /// The next fact to tell. At most 65,536 wait; older ones give way.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.device.poll_event()
     }
+
+    /// Acts on a peer and on what it shares with the others, then puts it at its place in the
+    /// schedule.
+    fn with_peer<R>(
+        &mut self,
+        id: PeerId,
+        act: impl FnOnce(&mut Peer, &mut Device) -> R,
+    ) -> Option<R> {
+        let peer = self.roster.get_mut(id)?;
+        let result = act(peer, &mut self.device);
+        reschedule(&mut self.schedule, peer);
+        Some(result)
+    }
+}
+
+fn reschedule(schedule: &mut Schedule, peer: &mut Peer) {
+    let next = peer.timers.earliest();
+    schedule.reschedule(peer.id, peer.scheduled, next);
+    peer.scheduled = next;
 }

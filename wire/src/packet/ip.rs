@@ -187,9 +187,6 @@ mod tests {
 
     #[test]
     fn congestion_inside_is_not_shown_outside() {
-        assert_eq!(
-            [0, 1, 2, 3].map(|bits| Ecn::of(bits).outer()),
-            [0, 1, 2, 2]
-        );
+        assert_eq!([0, 1, 2, 3].map(|bits| Ecn::of(bits).outer()), [0, 1, 2, 2]);
     }
 }

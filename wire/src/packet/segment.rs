@@ -86,10 +86,12 @@ impl<'a> SuperFrame<'a> {
 
     fn write_ip(&self, index: usize, out: &mut [u8]) {
         if out[0] >> 4 == 6 {
-            out[4..6].copy_from_slice(&length_of(out.len() - 40));
+            let length = length_of(out.len() - 40);
+            out[4..6].copy_from_slice(&length);
             return;
         }
-        out[2..4].copy_from_slice(&length_of(out.len()));
+        let length = length_of(out.len());
+        out[2..4].copy_from_slice(&length);
         let identification = u16::from_be_bytes([out[4], out[5]]);
         let step = u16::try_from(index & 0xffff).unwrap_or(u16::MAX);
         out[4..6].copy_from_slice(&identification.wrapping_add(step).to_be_bytes());
@@ -166,7 +168,11 @@ fn store(packet: &mut [u8], at: usize, sum: u64) {
 fn tcp_header_length(packet: &[u8], transport: usize) -> Result<usize, Malformed> {
     let offset = packet.get(transport + 12).ok_or(Malformed)? >> 4;
     let length = usize::from(offset) * 4;
-    if length < 20 { Err(Malformed) } else { Ok(length) }
+    if length < 20 {
+        Err(Malformed)
+    } else {
+        Ok(length)
+    }
 }
 
 /// A length field; callers stay below 64 KiB by construction of the super-frame.

@@ -59,7 +59,13 @@ pub(super) fn set_mtu(socket: impl AsFd, name: &str, mtu: u32) -> io::Result<()>
     let mut request = request(name);
     request.ifr_ifru.ifru_mtu = i32::try_from(mtu).map_err(io::Error::other)?;
     // SAFETY: the kernel reads one `ifreq`, which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFMTU as _, &raw mut request) })
+    check(unsafe {
+        libc::ioctl(
+            socket.as_fd().as_raw_fd(),
+            libc::SIOCSIFMTU as _,
+            &raw mut request,
+        )
+    })
 }
 
 /// Sets how many packets the device `name` queues.
@@ -68,7 +74,13 @@ pub(super) fn set_queue_length(socket: impl AsFd, name: &str, packets: u32) -> i
     // `ifr_qlen` shares its place in the union with `ifru_metric`.
     request.ifr_ifru.ifru_metric = i32::try_from(packets).map_err(io::Error::other)?;
     // SAFETY: the kernel reads one `ifreq`, which outlives the call.
-    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFTXQLEN as _, &raw mut request) })
+    check(unsafe {
+        libc::ioctl(
+            socket.as_fd().as_raw_fd(),
+            libc::SIOCSIFTXQLEN as _,
+            &raw mut request,
+        )
+    })
 }
 
 /// A request about the device `name`, which is at most 15 bytes long.

@@ -80,9 +80,13 @@ impl FromStr for PodName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (namespace, name) =
-            text.split_once('/').ok_or_else(|| format!("{text:?}: expected NAMESPACE/NAME"))?;
-        Ok(Self { namespace: namespace.parse()?, name: name.parse()? })
+        let (namespace, name) = text
+            .split_once('/')
+            .ok_or_else(|| format!("{text:?}: expected NAMESPACE/NAME"))?;
+        Ok(Self {
+            namespace: namespace.parse()?,
+            name: name.parse()?,
+        })
     }
 }
 
@@ -163,7 +167,9 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?}: expected a time with its unit, such as 5ms, up to 1h");
-        let at = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
+        let at = text
+            .find(|c: char| c.is_ascii_alphabetic())
+            .ok_or_else(wrong)?;
         let (number, unit) = text.split_at(at);
         let scale = match unit {
             "us" => 1e-6,

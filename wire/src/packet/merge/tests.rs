@@ -141,33 +141,35 @@ fn stream() -> impl Strategy<Value = Vec<Shape>> {
         0usize..4,
         prop::collection::vec(step, 1..120),
     )
-        .prop_map(|(v6, udp, mut sequence, mut identification, options, steps)| {
-            let mut shapes = Vec::new();
-            for (event, payload, push) in steps {
-                let shape = Shape {
-                    v6,
-                    udp,
-                    port: u8::from(event == 1),
-                    sequence: if event == 2 { sequence ^ 4 } else { sequence },
-                    identification: identification ^ u16::from(event == 3),
-                    flags: match event {
-                        4 => 0x11,
-                        5 => 0x50,
-                        6 => 0x02,
-                        _ if push && event < 12 => 0x18,
-                        _ => 0x10,
-                    },
-                    options: if event == 7 { options + 1 } else { options },
-                    ttl: if event == 8 { 63 } else { 64 },
-                    payload,
-                    broken: event == 9,
-                };
-                sequence = sequence.wrapping_add(u32::try_from(payload).unwrap());
-                identification = identification.wrapping_add(1);
-                shapes.push(shape);
-            }
-            shapes
-        })
+        .prop_map(
+            |(v6, udp, mut sequence, mut identification, options, steps)| {
+                let mut shapes = Vec::new();
+                for (event, payload, push) in steps {
+                    let shape = Shape {
+                        v6,
+                        udp,
+                        port: u8::from(event == 1),
+                        sequence: if event == 2 { sequence ^ 4 } else { sequence },
+                        identification: identification ^ u16::from(event == 3),
+                        flags: match event {
+                            4 => 0x11,
+                            5 => 0x50,
+                            6 => 0x02,
+                            _ if push && event < 12 => 0x18,
+                            _ => 0x10,
+                        },
+                        options: if event == 7 { options + 1 } else { options },
+                        ttl: if event == 8 { 63 } else { 64 },
+                        payload,
+                        broken: event == 9,
+                    };
+                    sequence = sequence.wrapping_add(u32::try_from(payload).unwrap());
+                    identification = identification.wrapping_add(1);
+                    shapes.push(shape);
+                }
+                shapes
+            },
+        )
 }
 
 proptest! {

@@ -1,0 +1,63 @@
+//! The names by which addresses are held, and what is noted about the holder.
+
+use std::collections::BTreeMap;
+
+use model::{Family, NodeName, PodName};
+
+/// The name of Calico's default pod network.
+const POD_NETWORK: &str = "k8s-pod-network";
+
+/// Returns the handle of a pod's addresses: `k8s-pod-network.SANDBOX`.
+pub fn pod(sandbox: &str) -> String {
+    format!("{POD_NETWORK}.{sandbox}")
+}
+
+/// Returns what is noted about a pod that holds an address; `timestamp` is RFC 3339.
+pub fn pod_attributes(pod: &PodName, node: &NodeName, timestamp: &str) -> BTreeMap<String, String> {
+    [
+        ("pod", pod.name.as_str()),
+        ("namespace", &pod.namespace),
+        ("node", node.as_str()),
+        ("timestamp", timestamp),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Returns the handle of the tunnel device of a family: `wireguard-tunnel-addr-NODE`, `wireguard-v6-tunnel-addr-NODE`.
+pub fn tunnel(family: Family, node: &NodeName) -> String {
+    match family {
+        Family::V4 => format!("wireguard-tunnel-addr-{node}"),
+        Family::V6 => format!("wireguard-v6-tunnel-addr-{node}"),
+    }
+}
+
+/// Returns what is noted about a tunnel device that holds an address.
+pub fn tunnel_attributes(family: Family, node: &NodeName) -> BTreeMap<String, String> {
+    let kind = match family {
+        Family::V4 => "wireguardTunnelAddress",
+        Family::V6 => "wireguardV6TunnelAddress",
+    };
+
+    [("type", kind), ("node", node.as_str())]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_are_named_as_calico_names_them() {
+        let node = "n1".parse().unwrap();
+
+        assert_eq!(pod("c0ffee"), "k8s-pod-network.c0ffee");
+        assert_eq!(tunnel(Family::V4, &node), "wireguard-tunnel-addr-n1");
+        assert_eq!(tunnel(Family::V6, &node), "wireguard-v6-tunnel-addr-n1");
+        assert_eq!(
+            tunnel_attributes(Family::V6, &node)["type"],
+            "wireguardV6TunnelAddress"
+        );
+    }
+}

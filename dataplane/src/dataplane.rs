@@ -1,0 +1,302 @@
+//! Passes over the whole plan, in the order that never leaves a route without its guard.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use model::{Moment, Plan};
+use tokio::sync::mpsc;
+
+use crate::{
+    AddressTarget, KernelEvent, KeySource, NftTarget, Outcome, Ownership, PeerStatistics,
+    PeerTarget, PodTarget, Reconciler, RouteTarget, RuleTarget, SysctlTarget, TunnelError,
+    TunnelTarget, WatchError, events,
+    events::Watched,
+    netlink::NetlinkError,
+    nft,
+    wireguard::{Backend, Userspace},
+};
+
+/// Where a dataplane finds what is not the kernel's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The tunnel service's socket.
+    pub supervisor: PathBuf,
+    /// The folder of the devices' UAPI sockets.
+    pub uapi: PathBuf,
+    /// Whether other programs may change our nftables tables.
+    pub ownership: Ownership,
+}
+
+/// Keeps the machine equal to the plan.
+pub struct Dataplane {
+    config: Config,
+    nft: Reconciler<NftTarget>,
+    sysctls: Reconciler<SysctlTarget>,
+    pods: Reconciler<PodTarget>,
+    tunnels: Reconciler<TunnelTarget>,
+    addresses: Reconciler<AddressTarget>,
+    peers: Reconciler<PeerTarget>,
+    routes: Reconciler<RouteTarget>,
+    rules: Reconciler<RuleTarget>,
+    watched: Watched,
+}
+
+/// One part of the machine, kept by one target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// Our nftables tables.
+    Nft,
+    /// Values under `/proc/sys`.
+    Sysctls,
+    /// Pods' veth pairs.
+    Pods,
+    /// WireGuard devices.
+    Tunnels,
+    /// Addresses on devices of ours.
+    Addresses,
+    /// WireGuard peers.
+    Peers,
+    /// Routes.
+    Routes,
+    /// Policy routing rules.
+    Rules,
+}
+
+/// What a pass came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The plan's generation that the pass saw.
+    pub generation: u64,
+    /// What could not be applied: the component's name and why. Empty: the machine matches the plan.
+    pub failures: BTreeMap<String, String>,
+    /// When to come back although nothing changes.
+    pub retry_at: Option<Moment>,
+}
+
+/// Why a dataplane could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("could not reach the kernel")]
+pub struct OpenError(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
+
+impl From<NetlinkError> for OpenError {
+    fn from(error: NetlinkError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl Component {
+    /// Every component, in the order in which their sets are applied.
+    pub const ALL: [Self; 8] = [
+        Self::Nft,
+        Self::Sysctls,
+        Self::Pods,
+        Self::Tunnels,
+        Self::Addresses,
+        Self::Peers,
+        Self::Routes,
+        Self::Rules,
+    ];
+
+    /// Returns the name used in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nftables",
+            Self::Sysctls => "sysctls",
+            Self::Pods => "pods",
+            Self::Tunnels => "tunnels",
+            Self::Addresses => "addresses",
+            Self::Peers => "peers",
+            Self::Routes => "routes",
+            Self::Rules => "rules",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            supervisor: PathBuf::from("/run/meshd/wire.sock"),
+            uapi: PathBuf::from("/var/run/wireguard"),
+            ownership: Ownership::default(),
+        }
+    }
+}
+
+impl Dataplane {
+    /// Opens the sockets, in the calling thread's network namespace. Changes nothing yet.
+    pub fn new(config: Config, keys: impl KeySource + 'static) -> Result<Self, OpenError> {
+        let userspace = Userspace::new(config.supervisor.clone(), config.uapi.clone());
+        let backend = || -> Box<dyn Backend> { Box::new(userspace.clone()) };
+
+        Ok(Self {
+            nft: reconciler(Component::Nft, NftTarget::open(config.ownership)?),
+            sysctls: reconciler(Component::Sysctls, SysctlTarget::new()),
+            pods: reconciler(Component::Pods, PodTarget::open()?),
+            tunnels: reconciler(
+                Component::Tunnels,
+                TunnelTarget::open(backend(), Box::new(keys))?,
+            ),
+            addresses: reconciler(Component::Addresses, AddressTarget::open()?),
+            peers: reconciler(Component::Peers, PeerTarget::new(backend())),
+            routes: reconciler(Component::Routes, RouteTarget::open()?),
+            rules: reconciler(Component::Rules, RuleTarget::open()?),
+            watched: Watched::default(),
+            config,
+        })
+    }
+
+    /// Brings the machine up to date with the plan, as far as it lets us.
+    ///
+    /// First every set in the plan's order, then every unset in the opposite order. A failure ends the
+    /// pass there: what comes later waits until it is mended.
+    pub fn apply(&mut self, plan: &mut Plan, now: Moment) -> Report {
+        let mut report = Report { generation: plan.generation, ..Report::default() };
+        self.tell_context(plan);
+
+        self.watched.begin();
+        if self.apply_sets(plan, now, &mut report) {
+            self.apply_unsets(now, &mut report);
+        }
+        self.watched.end(plan);
+        report.retry_at = self.retry_at();
+
+        report
+    }
+
+    /// Distrusts a component: the next pass looks at what is there.
+    pub fn distrust(&mut self, component: Component) {
+        match component {
+            Component::Nft => self.nft.distrust(),
+            Component::Sysctls => self.sysctls.distrust(),
+            Component::Pods => self.pods.distrust(),
+            Component::Tunnels => self.tunnels.distrust(),
+            Component::Addresses => self.addresses.distrust(),
+            Component::Peers => self.peers.distrust(),
+            Component::Routes => self.routes.distrust(),
+            Component::Rules => self.rules.distrust(),
+        }
+    }
+
+    /// Starts to watch the kernel and the devices; the thread ends when the receiver is dropped.
+    ///
+    /// The first event is the underlay as it is now. On [`KernelEvent::Drift`] call
+    /// [`distrust`](Self::distrust), then [`apply`](Self::apply).
+    pub fn events(&mut self) -> Result<mpsc::Receiver<KernelEvent>, WatchError> {
+        let ports = [
+            self.nft.target_mut().port(),
+            self.pods.target_mut().port(),
+            self.tunnels.target_mut().port(),
+            self.addresses.target_mut().port(),
+            self.routes.target_mut().port(),
+            self.rules.target_mut().port(),
+        ];
+
+        events::watch(
+            ports.into(),
+            self.watched.clone(),
+            self.config.supervisor.clone(),
+            self.config.uapi.clone(),
+        )
+    }
+
+    /// Reads every peer's counters, endpoint and last handshake from the devices of the plan.
+    pub fn statistics(&mut self) -> Result<Vec<PeerStatistics>, TunnelError> {
+        self.peers.target_mut().statistics()
+    }
+
+    /// Returns how often each counted rule of ours matched: chain, comment, packets, bytes.
+    pub fn counters(&mut self) -> Result<Vec<nft::Counter>, nft::NftError> {
+        self.nft.target_mut().counters()
+    }
+
+    /// Gives targets what they must know of the plan besides their own table.
+    fn tell_context(&mut self, plan: &Plan) {
+        let devices: Vec<_> = plan.tunnels.rows().keys().cloned().collect();
+        self.addresses.target_mut().own(devices.iter().cloned());
+        self.peers.target_mut().own(devices);
+        self.nft.target_mut().set_in_sync(plan.in_sync);
+    }
+
+    /// Returns whether the half came to its end.
+    fn apply_sets(&mut self, plan: &mut Plan, now: Moment, report: &mut Report) -> bool {
+        let in_sync = plan.in_sync;
+        let mut nft = nft::Rows {
+            sets: &mut plan.nft_sets,
+            elements: &mut plan.nft_elements,
+            chains: &mut plan.nft_chains,
+        };
+
+        report.note(Component::Nft, self.nft.set(&mut nft, in_sync, now))
+            && report
+                .note(Component::Sysctls, self.sysctls.set(&mut plan.sysctls, in_sync, now))
+            && report.note(Component::Pods, self.pods.set(&mut plan.pods, in_sync, now))
+            && report
+                .note(Component::Tunnels, self.tunnels.set(&mut plan.tunnels, in_sync, now))
+            && self.follow_new_device(plan, now, report)
+            && report
+                .note(Component::Addresses, self.addresses.set(&mut plan.addresses, in_sync, now))
+            && report.note(Component::Peers, self.peers.set(&mut plan.peers, in_sync, now))
+            && report.note(Component::Routes, self.routes.set(&mut plan.routes, in_sync, now))
+            && report.note(Component::Rules, self.rules.set(&mut plan.rules, in_sync, now))
+    }
+
+    /// A device that was just made has lost what stood on an earlier one, and has settings to be made
+    /// that were missing a moment ago.
+    fn follow_new_device(&mut self, plan: &mut Plan, now: Moment, report: &mut Report) -> bool {
+        if !self.tunnels.target_mut().take_created() {
+            return true;
+        }
+        self.addresses.distrust();
+        self.peers.distrust();
+        self.routes.distrust();
+        self.sysctls.distrust();
+        report.failures.remove(Component::Sysctls.name());
+
+        report
+            .note(Component::Sysctls, self.sysctls.set(&mut plan.sysctls, plan.in_sync, now))
+    }
+
+    fn apply_unsets(&mut self, now: Moment, report: &mut Report) {
+        let _ended = report.note(Component::Rules, self.rules.unset(now))
+            && report.note(Component::Routes, self.routes.unset(now))
+            && report.note(Component::Peers, self.peers.unset(now))
+            && report.note(Component::Addresses, self.addresses.unset(now))
+            && report.note(Component::Tunnels, self.tunnels.unset(now))
+            && report.note(Component::Pods, self.pods.unset(now))
+            && report.note(Component::Sysctls, self.sysctls.unset(now))
+            && report.note(Component::Nft, self.nft.unset(now));
+    }
+
+    fn retry_at(&self) -> Option<Moment> {
+        [
+            self.nft.retry_at(),
+            self.sysctls.retry_at(),
+            self.pods.retry_at(),
+            self.tunnels.retry_at(),
+            self.addresses.retry_at(),
+            self.peers.retry_at(),
+            self.routes.retry_at(),
+            self.rules.retry_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+impl Report {
+    /// Writes an outcome down; returns whether the pass may go on.
+    fn note(&mut self, component: Component, outcome: Outcome) -> bool {
+        let (reason, goes_on) = match outcome {
+            Outcome::Converged => return true,
+            Outcome::Incomplete(reason) => (reason, true),
+            Outcome::Failed(reason) => (reason, false),
+        };
+        self.failures.insert(component.name().to_owned(), reason);
+
+        goes_on
+    }
+}
+
+fn reconciler<T: crate::Target>(component: Component, target: T) -> Reconciler<T> {
+    Reconciler::new(component.name(), target)
+}

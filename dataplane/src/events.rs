@@ -1,0 +1,288 @@
+//! What happens to the machine behind our back, and what it looks like.
+//!
+//! ```text
+//! netlink groups: link, addr, route, rule, netconf, nftables ─┐
+//! tunnel service: handshakes, devices that end ───────────────┼─▶ one thread ─▶ KernelEvent
+//! every quarter second: sysctls, peers of each device ────────┘
+//! ```
+//!
+//! Notifications that our own sockets caused are passed over; where the kernel does not say who
+//! caused one, the look that follows finds nothing to do, and so it ends there. When a socket
+//! overruns, everything is distrusted.
+
+mod device;
+mod listener;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use model::{
+    InterfaceName, Plan, PublicKey,
+    event::{Link as Underlay, LinkKind},
+};
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use self::{device::DeviceWatch, listener::Listener};
+use crate::{Component, netlink::NetlinkError, sysctl};
+
+/// How long the thread sleeps at most.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often everything is looked at although nothing was reported.
+const AUDIT: Duration = Duration::from_secs(60);
+
+/// How many events may wait; what does not fit is put together and sent later.
+const CAPACITY: usize = 64;
+
+/// Something that the dataplane noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KernelEvent {
+    /// The machine's links and addresses, whole. Sent at the start and whenever they change.
+    Underlay(BTreeMap<InterfaceName, Underlay>),
+    /// A component may no longer be what the plan says: distrust it and make a pass.
+    Drift(Component),
+    /// A handshake with a peer was completed, now or before we looked.
+    Handshake {
+        /// The device.
+        device: InterfaceName,
+        /// The peer.
+        peer: PublicKey,
+    },
+}
+
+/// Why nothing can be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The sockets could not be opened or subscribed.
+    #[error("could not listen to the kernel")]
+    Listen(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The thread could not be started.
+    #[error("could not start the watching thread")]
+    Thread(#[source] io::Error),
+}
+
+/// What a pass tells the watching thread.
+#[derive(Clone, Default)]
+pub(crate) struct Watched {
+    /// Odd while a pass is under way; rises twice with each.
+    epoch: Arc<AtomicU64>,
+    expected: Arc<Mutex<Expected>>,
+}
+
+/// What should be found where the kernel sends no notifications.
+#[derive(Clone, Default)]
+struct Expected {
+    sysctls: BTreeMap<String, String>,
+    devices: BTreeSet<InterfaceName>,
+}
+
+impl Watched {
+    /// Says that devices are being changed.
+    pub(crate) fn begin(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Says that a pass is over, and what it should have left.
+    pub(crate) fn end(&self, plan: &Plan) {
+        let mut expected = self.lock();
+        if expected.sysctls != *plan.sysctls.rows() {
+            expected.sysctls = plan.sysctls.rows().clone();
+        }
+        if !expected.devices.iter().eq(plan.tunnels.rows().keys()) {
+            expected.devices = plan.tunnels.rows().keys().cloned().collect();
+        }
+        drop(expected);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Returns the number of the last pass; `None` while one is under way.
+    fn epoch(&self) -> Option<u64> {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+
+        epoch.is_multiple_of(2).then_some(epoch)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Expected> {
+        // What is in there is whole at every moment, whoever panicked.
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the thread, in the calling thread's network namespace.
+pub(crate) fn watch(
+    own_ports: BTreeSet<u32>,
+    watched: Watched,
+    supervisor: PathBuf,
+    uapi: PathBuf,
+) -> Result<mpsc::Receiver<KernelEvent>, WatchError> {
+    let listener = Listener::open(own_ports)
+        .map_err(|error: NetlinkError| WatchError::Listen(Box::new(error)))?;
+    let (sender, receiver) = mpsc::channel(CAPACITY);
+    let watch = Watch {
+        listener,
+        devices: DeviceWatch::new(supervisor, uapi),
+        watched,
+        pending: Pending::default(),
+        sender,
+        links: BTreeMap::new(),
+        audited: Instant::now(),
+    };
+    thread::Builder::new()
+        .name("kernel-events".to_owned())
+        .spawn(move || watch.run())
+        .map_err(WatchError::Thread)?;
+
+    Ok(receiver)
+}
+
+/// The thread.
+struct Watch {
+    listener: Listener,
+    devices: DeviceWatch,
+    watched: Watched,
+    pending: Pending,
+    sender: mpsc::Sender<KernelEvent>,
+    links: BTreeMap<InterfaceName, Underlay>,
+    audited: Instant,
+}
+
+/// What is still to be told; equal things once.
+#[derive(Default)]
+struct Pending {
+    underlay: Option<BTreeMap<InterfaceName, Underlay>>,
+    drift: BTreeSet<Component>,
+    handshakes: BTreeSet<(InterfaceName, PublicKey)>,
+}
+
+impl Watch {
+    fn run(mut self) {
+        self.look_at_links();
+        while !self.sender.is_closed() {
+            self.deliver();
+            self.listener.wait(self.devices.descriptor(), TICK);
+            self.read_kernel();
+            self.look_at_devices();
+            self.look_at_sysctls();
+            self.audit();
+        }
+    }
+
+    fn read_kernel(&mut self) {
+        let expected = self.watched.lock().devices.clone();
+        let heard = self.listener.read(&expected);
+        self.pending.drift.extend(heard.drift);
+        if heard.links {
+            self.look_at_links();
+        }
+    }
+
+    /// Reads links and addresses anew and tells where they differ.
+    fn look_at_links(&mut self) {
+        let tunnels = self.watched.lock().devices.clone();
+        match self.listener.underlay(&tunnels) {
+            Ok(links) => {
+                if links != self.links {
+                    self.links = links.clone();
+                    self.pending.underlay = Some(links);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "Could not list links; trying again at the next change");
+            }
+        }
+    }
+
+    fn look_at_devices(&mut self) {
+        let Some(before) = self.watched.epoch() else {
+            return;
+        };
+        let expected = self.watched.lock().devices.clone();
+        let seen = self.devices.look(&expected);
+        let undisturbed = self.watched.epoch() == Some(before);
+        let drift = self.devices.judge(seen, undisturbed.then_some(before));
+        self.pending.drift.extend(drift);
+        self.pending.handshakes.extend(self.devices.take_handshakes());
+    }
+
+    fn look_at_sysctls(&mut self) {
+        if self.watched.epoch().is_none() {
+            return;
+        }
+        let expected = self.watched.lock().sysctls.clone();
+        let differs = expected.iter().any(|(key, value)| {
+            sysctl::read(key).is_ok_and(|found| found.is_some_and(|found| found != *value))
+        });
+        if differs {
+            self.pending.drift.insert(Component::Sysctls);
+        }
+    }
+
+    fn audit(&mut self) {
+        if self.audited.elapsed() >= AUDIT {
+            self.audited = Instant::now();
+            self.pending.drift.extend(Component::ALL);
+        }
+    }
+
+    /// Sends what is pending, as far as there is room.
+    fn deliver(&mut self) {
+        if let Some(underlay) = self.pending.underlay.take()
+            && let Some(KernelEvent::Underlay(back)) = self.send(KernelEvent::Underlay(underlay))
+        {
+            self.pending.underlay = Some(back);
+        }
+        while let Some(component) = self.pending.drift.pop_first() {
+            if self.send(KernelEvent::Drift(component)).is_some() {
+                self.pending.drift.insert(component);
+                break;
+            }
+        }
+        while let Some((device, peer)) = self.pending.handshakes.pop_first() {
+            if let Some(KernelEvent::Handshake { device, peer }) =
+                self.send(KernelEvent::Handshake { device, peer })
+            {
+                self.pending.handshakes.insert((device, peer));
+                break;
+            }
+        }
+    }
+
+    /// Returns the event where there was no room for it.
+    fn send(&self, event: KernelEvent) -> Option<KernelEvent> {
+        match self.sender.try_send(event) {
+            Ok(()) | Err(TrySendError::Closed(_)) => None,
+            Err(TrySendError::Full(event)) => Some(event),
+        }
+    }
+}
+
+/// Returns what kind of link this is, as far as the plan cares.
+fn kind(name: &InterfaceName, is_loopback: bool, tunnels: &BTreeSet<InterfaceName>) -> LinkKind {
+    use model::constant::{TUNNEL_DEVICE, TUNNEL_DEVICE_V6, WORKLOAD_PREFIX};
+
+    /// Overlay devices of Calico: their outer packets are the underlay's.
+    const OVERLAYS: [&str; 3] = ["vxlan.calico", "vxlan-v6.calico", "tunl0"];
+
+    let text = name.as_str();
+    if is_loopback {
+        LinkKind::Loopback
+    } else if text.starts_with(WORKLOAD_PREFIX) {
+        LinkKind::Workload
+    } else if tunnels.contains(name)
+        || [TUNNEL_DEVICE, TUNNEL_DEVICE_V6].contains(&text)
+        || OVERLAYS.contains(&text)
+    {
+        LinkKind::Tunnel
+    } else {
+        LinkKind::Underlay
+    }
+}

@@ -1,0 +1,282 @@
+//! Netlink's multicast groups, and what each message may have spoiled.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::BorrowedFd,
+    time::Duration,
+};
+
+use model::{
+    InterfaceName,
+    constant::{NFT_TABLE, ROUTE_PROTOCOL, SOURCE_TABLE, TUNNEL_TABLE},
+    event::{Link as Underlay, LinkKind},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
+use crate::{
+    Component, address,
+    link::{Link, Links},
+    netlink::{
+        Attributes, NetlinkError, Protocol, Received, Socket, flag, messages, text, u32_ne,
+    },
+    pod,
+};
+
+/// `RTNLGRP_*` of linux/rtnetlink.h: link, IPv4 and IPv6 addresses, routes, rules, settings.
+const ROUTE_GROUPS: [u32; 9] = [1, 5, 7, 8, 9, 11, 19, 24, 25];
+
+/// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
+const NFTABLES_GROUP: u32 = 7;
+
+/// A setting under `/proc/sys/net/ipv[46]/conf` changed (`RTM_NEWNETCONF`).
+const NEW_NETCONF: u16 = 80;
+
+/// Inside it: the device (`NETCONFA_IFINDEX`).
+const NETCONF_DEVICE: u16 = 1;
+
+/// The main routing table (`RT_TABLE_MAIN`).
+const MAIN_TABLE: u32 = 254;
+
+/// Hears what the kernel says.
+pub(super) struct Listener {
+    route: Socket,
+    nftables: Socket,
+    /// For asking what is there.
+    asking: Socket,
+    own_ports: BTreeSet<u32>,
+    /// What each link was when we last heard of it.
+    seen: BTreeMap<u32, Link>,
+}
+
+/// What was heard.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// What may be spoilt.
+    pub(super) drift: BTreeSet<Component>,
+    /// Links or addresses changed.
+    pub(super) links: bool,
+}
+
+impl Listener {
+    pub(super) fn open(own_ports: BTreeSet<u32>) -> Result<Self, NetlinkError> {
+        let mut asking = Socket::open(Protocol::Route)?;
+        let route = Socket::open(Protocol::Route)?;
+        route.join(&ROUTE_GROUPS)?;
+        let nftables = Socket::open(Protocol::Netfilter)?;
+        nftables.join(&[NFTABLES_GROUP])?;
+        let links = Links::list(&mut asking)?;
+        let seen = links.iter().map(|link| (link.index, link.clone())).collect();
+
+        Ok(Self { route, nftables, asking, own_ports, seen })
+    }
+
+    /// Waits until something is to be read, on these sockets or on `other`.
+    pub(super) fn wait(&self, other: Option<BorrowedFd<'_>>, patience: Duration) {
+        let mut descriptors = vec![
+            PollFd::new(&self.route, PollFlags::IN),
+            PollFd::new(&self.nftables, PollFlags::IN),
+        ];
+        descriptors.extend(other.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: patience.subsec_nanos().into(),
+        };
+        match poll(&mut descriptors, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => tracing::error!(%error, "Could not wait for the kernel"),
+        }
+    }
+
+    /// Reads everything that waits.
+    pub(super) fn read(&mut self, tunnels: &BTreeSet<InterfaceName>) -> Heard {
+        let mut heard = Heard::default();
+        while let Some(datagram) = self.route.hear() {
+            let Ok(datagram) = datagram else {
+                self.relearn(&mut heard);
+                continue;
+            };
+            for message in messages(&datagram) {
+                self.route_message(&message, tunnels, &mut heard);
+            }
+        }
+        while let Some(datagram) = self.nftables.hear() {
+            let Ok(datagram) = datagram else {
+                self.relearn(&mut heard);
+                continue;
+            };
+            if messages(&datagram).any(|message| self.is_foreign_edit(&message)) {
+                heard.drift.insert(Component::Nft);
+            }
+        }
+
+        heard
+    }
+
+    /// Something was lost: nothing is certain any more.
+    fn relearn(&mut self, heard: &mut Heard) {
+        tracing::info!("Notifications of the kernel were lost; looking at everything");
+        heard.drift.extend(Component::ALL);
+        heard.links = true;
+        match Links::list(&mut self.asking) {
+            Ok(links) => {
+                self.seen = links.iter().map(|link| (link.index, link.clone())).collect();
+            }
+            Err(error) => tracing::warn!(%error, "Could not list links"),
+        }
+    }
+
+    fn route_message(
+        &mut self,
+        message: &Received<'_>,
+        tunnels: &BTreeSet<InterfaceName>,
+        heard: &mut Heard,
+    ) {
+        let is_ours = self.own_ports.contains(&message.port);
+        match message.kind {
+            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.link_message(message, heard),
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => {
+                heard.links = true;
+                if !is_ours {
+                    self.address_message(message, tunnels, heard);
+                }
+            }
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if !is_ours && concerns_us(message) => {
+                heard.drift.insert(Component::Routes);
+            }
+            libc::RTM_NEWRULE | libc::RTM_DELRULE if !is_ours => {
+                heard.drift.insert(Component::Rules);
+            }
+            NEW_NETCONF => {
+                if self.spoils_a_pod(message) {
+                    heard.drift.insert(Component::Pods);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A link that comes, goes or changes takes with it whatever stands on it.
+    fn link_message(&mut self, message: &Received<'_>, heard: &mut Heard) {
+        let Some(link) = Link::read(message) else {
+            return;
+        };
+        let before = match message.kind {
+            libc::RTM_DELLINK => self.seen.remove(&link.index),
+            _ => self.seen.insert(link.index, link.clone()),
+        };
+        if message.kind == libc::RTM_NEWLINK && before.as_ref() == Some(&link) {
+            return;
+        }
+
+        heard.links = true;
+        heard.drift.extend([
+            Component::Nft,
+            Component::Sysctls,
+            Component::Pods,
+            Component::Tunnels,
+            Component::Addresses,
+            Component::Routes,
+        ]);
+    }
+
+    /// An address of ours may have gone; so may routes that leave from it, of which the kernel says nothing.
+    fn address_message(
+        &self,
+        message: &Received<'_>,
+        tunnels: &BTreeSet<InterfaceName>,
+        heard: &mut Heard,
+    ) {
+        let index = message.payload.get(4..8).and_then(u32_ne);
+        let link = index.and_then(|index| self.seen.get(&index));
+        if link.is_none_or(|link| tunnels.contains(&link.name)) {
+            heard.drift.insert(Component::Addresses);
+        }
+        if message.kind == libc::RTM_DELADDR {
+            heard.drift.insert(Component::Routes);
+        }
+    }
+
+    /// Returns whether a setting of a workload interface is no longer what we made it.
+    fn spoils_a_pod(&self, message: &Received<'_>) -> bool {
+        /// Bytes of `struct netconfmsg`, padded.
+        const HEADER: usize = 4;
+
+        let attributes = Attributes::new(message.payload.get(HEADER..).unwrap_or_default());
+        let index = attributes.find(NETCONF_DEVICE).and_then(u32_ne);
+        let link = index.and_then(|index| self.seen.get(&index));
+
+        link.is_some_and(|link| {
+            pod::is_workload(link) && link.alias.is_some() && !pod::settings_hold(&link.name)
+        })
+    }
+
+    fn is_foreign_edit(&self, message: &Received<'_>) -> bool {
+        /// Bytes of `struct nfgenmsg`; the first attribute of every object's message names its table.
+        const HEADER: usize = 4;
+        const TABLE: u16 = 1;
+        /// `NFT_MSG_NEWGEN`: a transaction is over; its first attribute is a number.
+        const NEW_GENERATION: u16 = 10 << 8 | 15;
+
+        if self.own_ports.contains(&message.port) || message.kind == NEW_GENERATION {
+            return false;
+        }
+        let attributes = Attributes::new(message.payload.get(HEADER..).unwrap_or_default());
+
+        attributes.find(TABLE).and_then(text) == Some(NFT_TABLE)
+    }
+
+    /// Reads the machine's links and addresses.
+    pub(super) fn underlay(
+        &mut self,
+        tunnels: &BTreeSet<InterfaceName>,
+    ) -> Result<BTreeMap<InterfaceName, Underlay>, NetlinkError> {
+        let links = Links::list(&mut self.asking)?;
+        let mut found: BTreeMap<u32, (InterfaceName, Underlay)> =
+            links.iter().map(|link| (link.index, described(link, tunnels))).collect();
+        for address in address::list(&mut self.asking)? {
+            if let Some((_, link)) = found.get_mut(&address.index)
+                && !address::is_link_local(address.address)
+                && link.kind != LinkKind::Loopback
+            {
+                link.addresses.push(address.address);
+            }
+        }
+        for (_, link) in found.values_mut() {
+            link.addresses.sort();
+        }
+
+        Ok(found.into_values().collect())
+    }
+}
+
+fn described(link: &Link, tunnels: &BTreeSet<InterfaceName>) -> (InterfaceName, Underlay) {
+    let is_loopback = link.flags & libc::IFF_LOOPBACK.cast_unsigned() != 0;
+    let described = Underlay {
+        mtu: link.mtu,
+        up: link.flowing,
+        kind: super::kind(&link.name, is_loopback, tunnels),
+        addresses: Vec::new(),
+    };
+
+    (link.name.clone(), described)
+}
+
+/// Returns whether a route that somebody else changed is or was one of ours, or stands in its place.
+fn concerns_us(message: &Received<'_>) -> bool {
+    /// Bytes of `struct rtmsg`, and its table attribute (`RTA_TABLE`).
+    const HEADER: usize = 12;
+    const TABLE: u16 = 15;
+
+    let Some(header) = message.payload.get(..HEADER) else {
+        return false;
+    };
+    let attributes = Attributes::new(&message.payload[HEADER..]);
+    let table = attributes.find(TABLE).and_then(u32_ne).unwrap_or(u32::from(header[4]));
+    let is_mine = header[5] == ROUTE_PROTOCOL || header[5] == libc::RTPROT_BOOT;
+    let replaces = message.kind == libc::RTM_NEWROUTE && message.flags & flag::REPLACE != 0;
+
+    [TUNNEL_TABLE, SOURCE_TABLE].contains(&table) || table == MAIN_TABLE && (is_mine || replaces)
+}

@@ -1,0 +1,448 @@
+//! Our two nftables tables, kept by one transaction per half of a pass.
+//!
+//! Messages are encoded here rather than by a library: the target needs a device taken off a chain
+//! without a gap, tables that outlive the socket that owns them, tags in rules, a send buffer for
+//! whole rulesets and an error for each step, about a dozen message types in all.
+//!
+//! **Tables.** With flags `owner` and `persist` (Linux 6.9) only this process's socket may change
+//! them, they stay when it goes, and the next process takes them over. Without `persist` a table
+//! that is owned would vanish with its owner, so on older kernels no flag is set at all.
+//!
+//! **Chains** are replaced as a whole, rules and all, in one transaction; devices of netdev chains are
+//! added and taken off in place. A set of networks means the union of its elements: it grows in the
+//! first half of a pass and shrinks in the second, also where one network takes the place of another
+//! that contains it or is contained in it (the kernel allows no overlap).
+
+mod builder;
+mod code;
+mod element;
+mod expression;
+mod ruleset;
+mod transaction;
+mod userdata;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{
+    Change, InterfaceName, Table,
+    nft::{Chain, ChainKey, Element, Hook, HookPoint, NftFamily, SetKey, SetKind},
+};
+
+use self::{
+    builder::Builder,
+    code::{TABLE_F_OWNER, TABLE_F_PERSIST},
+    ruleset::{HeldSet, Ruleset},
+    transaction::{CommitError, Transaction},
+};
+use crate::{
+    Absent, Desired, OpenError, Target, link,
+    netlink::{NetlinkError, Protocol, Socket},
+};
+
+/// Keeps `table inet meshd` and `table netdev meshd`.
+pub struct NftTarget {
+    socket: Socket,
+    /// Only for looking up which devices exist.
+    links: Socket,
+    ownership: Ownership,
+    in_sync: bool,
+    /// What the kernel has, as far as we know.
+    held: Ruleset,
+    /// Networks that wait for the larger one around them to go.
+    deferred: BTreeSet<(SetKey, Element)>,
+    /// Devices that a chain should have and that do not exist.
+    missing: BTreeMap<ChainKey, BTreeSet<InterfaceName>>,
+    /// The kernel refused a change in place: build the tables anew, in one transaction.
+    rebuild: bool,
+}
+
+/// Whether other programs may change our tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// Not, where the kernel can see to that (`owner` and `persist`).
+    #[default]
+    Exclusive,
+    /// They may: what they change is noticed and undone.
+    Shared,
+}
+
+/// What tells two nftables objects apart. In the order in which they must be made.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NftKey {
+    /// A set.
+    Set(SetKey),
+    /// An element of a set.
+    Element(SetKey, Element),
+    /// A chain with its rules.
+    Chain(ChainKey),
+}
+
+/// An nftables object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NftRow {
+    /// A set's kind.
+    Set(SetKind),
+    /// An element has nothing but its key.
+    Element,
+    /// A chain.
+    Chain(ChainRow),
+}
+
+/// A chain as it is compared: its hook, and its rules by their tags.
+#[derive(Clone, Debug)]
+pub struct ChainRow {
+    /// Where packets enter, with sorted devices.
+    pub hook: Option<Hook>,
+    /// Each rule's tag; `None` for one that is not ours.
+    pub rules: Vec<Option<u64>>,
+    /// The chain itself, where the row comes from the plan.
+    pub chain: Option<Chain>,
+}
+
+/// What a counted rule has counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// The rule's chain.
+    pub chain: ChainKey,
+    /// The rule's comment.
+    pub comment: String,
+    /// Packets that matched.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Why the tables could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// The kernel could not be asked.
+    #[error("could not list our nftables tables")]
+    List(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The devices could not be listed.
+    #[error("could not list devices for nftables")]
+    Devices(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The kernel could not be told.
+    #[error("could not send an nftables transaction")]
+    Send(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The plan puts an element into a set that cannot hold it.
+    #[error("element {element:?} does not fit set {set}")]
+    Element {
+        /// The set.
+        set: String,
+        /// The element.
+        element: Element,
+    },
+    /// The kernel refused the transaction: nothing of it took effect.
+    #[error("{step}: {reason}")]
+    Refused {
+        /// The first step that was refused.
+        step: String,
+        /// The kernel's reason.
+        reason: String,
+    },
+}
+
+/// The plan's three tables, read as one.
+pub(crate) struct Rows<'a> {
+    /// Sets.
+    pub(crate) sets: &'a mut Table<SetKey, SetKind>,
+    /// Elements.
+    pub(crate) elements: &'a mut Table<(SetKey, Element), ()>,
+    /// Chains.
+    pub(crate) chains: &'a mut Table<ChainKey, Chain>,
+}
+
+impl PartialEq for ChainRow {
+    fn eq(&self, other: &Self) -> bool {
+        self.hook == other.hook && self.rules == other.rules
+    }
+}
+
+impl Eq for ChainRow {}
+
+impl ChainRow {
+    /// Returns the row of a chain of the plan.
+    pub fn new(table: NftFamily, chain: Chain) -> Self {
+        Self {
+            hook: chain.hook.clone().map(normalized),
+            rules: chain
+                .rules
+                .iter()
+                .map(|rule| Some(transaction::rule_tag(table, rule)))
+                .collect(),
+            chain: Some(chain),
+        }
+    }
+}
+
+impl NftTarget {
+    /// Opens a socket in the calling thread's network namespace; it owns the tables from the first apply on.
+    pub fn open(ownership: Ownership) -> Result<Self, OpenError> {
+        Ok(Self {
+            socket: Socket::open(Protocol::Netfilter)?,
+            links: Socket::open(Protocol::Route)?,
+            ownership,
+            in_sync: false,
+            held: Ruleset::default(),
+            deferred: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            rebuild: false,
+        })
+    }
+
+    /// Says whether what nobody wants may be removed.
+    pub fn set_in_sync(&mut self, in_sync: bool) {
+        self.in_sync = in_sync;
+    }
+
+    /// Returns what every counted rule has counted.
+    pub fn counters(&mut self) -> Result<Vec<Counter>, NftError> {
+        ruleset::counters(&mut self.socket).map_err(|error| NftError::List(Box::new(error)))
+    }
+
+    pub(crate) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+}
+
+impl Target for NftTarget {
+    type Key = NftKey;
+    type Row = NftRow;
+    type Error = NftError;
+
+    /// Where the tables hold what cannot be taken away piece by piece, reports nothing: the next
+    /// apply then gets every row of the plan, and builds the tables anew in one transaction.
+    fn observe(&mut self) -> Result<BTreeMap<NftKey, NftRow>, NftError> {
+        self.held =
+            ruleset::read(&mut self.socket).map_err(|error| NftError::List(Box::new(error)))?;
+        self.rebuild |= self.held.is_foreign;
+        self.adopt()?;
+        if self.rebuild && self.in_sync {
+            return Ok(BTreeMap::new());
+        }
+        let gone = self.still_missing()?;
+
+        Ok(self.held.rows(&gone))
+    }
+
+    fn apply(&mut self, changes: &[Change<NftKey, NftRow>]) -> Result<Vec<Absent<NftKey>>, NftError> {
+        let rebuilds = self.rebuild && self.in_sync;
+        let existing = self.existing_devices(changes)?;
+        let mut builder = Builder {
+            transaction: Transaction::default(),
+            held: if rebuilds { Ruleset::default() } else { std::mem::take(&mut self.held) },
+            deferred: std::mem::take(&mut self.deferred),
+            missing: std::mem::take(&mut self.missing),
+            existing,
+        };
+        if rebuilds {
+            builder.delete_tables(self.present_tables()?);
+        }
+        // Until the kernel has agreed, what we hold is unknown; the next look finds out.
+        self.rebuild = false;
+        builder.add_tables(self.flags());
+        builder.build(changes)?;
+
+        match builder.transaction.is_empty() {
+            true => Ok(()),
+            false => std::mem::take(&mut builder.transaction).commit(&mut self.socket),
+        }
+        .map_err(|error| self.refused(error))?;
+        self.held = builder.held;
+        self.deferred = builder.deferred;
+        self.missing = builder.missing;
+
+        Ok(Vec::new())
+    }
+}
+
+impl NftTarget {
+    /// Returns the flags of tables that we make.
+    fn flags(&self) -> u32 {
+        match self.ownership {
+            Ownership::Exclusive => TABLE_F_OWNER | TABLE_F_PERSIST,
+            Ownership::Shared => 0,
+        }
+    }
+
+    /// Takes over tables whose owner, an earlier run of ours, is gone.
+    fn adopt(&mut self) -> Result<(), NftError> {
+        let orphans: Vec<NftFamily> = self
+            .held
+            .tables
+            .iter()
+            .filter(|(_, flags)| **flags & self.flags() == TABLE_F_PERSIST)
+            .map(|(family, _)| *family)
+            .collect();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+
+        let mut transaction = Transaction::default();
+        for family in orphans {
+            transaction.add_table(family, self.flags());
+            self.held.tables.insert(family, self.flags());
+        }
+
+        transaction.commit(&mut self.socket).map_err(|error| self.refused(error))
+    }
+
+    fn present_tables(&mut self) -> Result<Vec<NftFamily>, NftError> {
+        let ruleset =
+            ruleset::read(&mut self.socket).map_err(|error| NftError::List(Box::new(error)))?;
+
+        Ok(ruleset.tables.into_keys().collect())
+    }
+
+    /// Returns the devices that exist, where a change speaks of devices.
+    fn existing_devices(
+        &mut self,
+        changes: &[Change<NftKey, NftRow>],
+    ) -> Result<BTreeSet<InterfaceName>, NftError> {
+        let mut existing = BTreeSet::new();
+        for change in changes {
+            if let Change::Set(_, NftRow::Chain(ChainRow { hook: Some(hook), .. })) = change {
+                for device in transaction::devices(hook) {
+                    if self.exists(device)? {
+                        existing.insert(device.clone());
+                    }
+                }
+            }
+        }
+
+        Ok(existing)
+    }
+
+    /// Returns the devices that were missing at the last apply and still are.
+    fn still_missing(&self) -> Result<BTreeMap<ChainKey, BTreeSet<InterfaceName>>, NftError> {
+        let mut gone = BTreeMap::new();
+        for (key, devices) in &self.missing {
+            let mut still = BTreeSet::new();
+            for device in devices {
+                if !self.exists(device)? {
+                    still.insert(device.clone());
+                }
+            }
+            gone.insert(key.clone(), still);
+        }
+
+        Ok(gone)
+    }
+
+    fn exists(&self, device: &InterfaceName) -> Result<bool, NftError> {
+        link::index_of(&self.links, device)
+            .map(|index| index.is_some())
+            .map_err(|error| NftError::Devices(Box::new(error)))
+    }
+
+    /// Notes what a refusal means for the next attempt.
+    fn refused(&mut self, error: CommitError) -> NftError {
+        match error {
+            CommitError::Netlink(error) => NftError::Send(Box::new(error)),
+            CommitError::Refused(step, refusal) => {
+                let about_table = step.starts_with("add table");
+                if about_table && matches!(refusal.errno, libc::EOPNOTSUPP | libc::EINVAL) {
+                    tracing::info!("The kernel has no persistent owned tables; others may change ours");
+                    self.ownership = Ownership::Shared;
+                } else {
+                    self.rebuild = true;
+                }
+
+                NftError::Refused { step, reason: refusal.to_string() }
+            }
+        }
+    }
+}
+
+impl Ruleset {
+    /// Returns what is held as rows; devices that cannot be there count as if they were.
+    fn rows(&self, gone: &BTreeMap<ChainKey, BTreeSet<InterfaceName>>) -> BTreeMap<NftKey, NftRow> {
+        let mut rows = BTreeMap::new();
+        for (key, HeldSet { kind, elements }) in &self.sets {
+            rows.insert(NftKey::Set(key.clone()), NftRow::Set(*kind));
+            rows.extend(elements.iter().map(|element| {
+                (NftKey::Element(key.clone(), element.clone()), NftRow::Element)
+            }));
+        }
+        for (key, row) in &self.chains {
+            let mut row = row.clone();
+            if let (Some(hook), Some(gone)) = (&mut row.hook, gone.get(key)) {
+                add_devices(hook, gone);
+            }
+            rows.insert(NftKey::Chain(key.clone()), NftRow::Chain(row));
+        }
+
+        rows
+    }
+}
+
+impl Desired for Rows<'_> {
+    type Key = NftKey;
+    type Row = NftRow;
+
+    fn drain_changes(&mut self) -> Vec<Change<NftKey, NftRow>> {
+        let sets = self.sets.drain_changes().into_iter().map(|change| match change {
+            Change::Set(key, kind) => Change::Set(NftKey::Set(key), NftRow::Set(kind)),
+            Change::Unset(key) => Change::Unset(NftKey::Set(key)),
+        });
+        let elements = self.elements.drain_changes().into_iter().map(|change| match change {
+            Change::Set((set, element), ()) => {
+                Change::Set(NftKey::Element(set, element), NftRow::Element)
+            }
+            Change::Unset((set, element)) => Change::Unset(NftKey::Element(set, element)),
+        });
+        let chains = self.chains.drain_changes().into_iter().map(|change| match change {
+            Change::Set(key, chain) => {
+                let row = NftRow::Chain(ChainRow::new(key.table, chain));
+                Change::Set(NftKey::Chain(key), row)
+            }
+            Change::Unset(key) => Change::Unset(NftKey::Chain(key)),
+        });
+
+        sets.chain(elements).chain(chains).collect()
+    }
+
+    fn rows(&self) -> BTreeMap<NftKey, NftRow> {
+        let sets = self.sets.rows().iter().map(|(key, kind)| {
+            (NftKey::Set(key.clone()), NftRow::Set(*kind))
+        });
+        let elements = self.elements.rows().keys().map(|(set, element)| {
+            (NftKey::Element(set.clone(), element.clone()), NftRow::Element)
+        });
+        let chains = self.chains.rows().iter().map(|(key, chain)| {
+            let row = ChainRow::new(key.table, chain.clone());
+
+            (NftKey::Chain(key.clone()), NftRow::Chain(row))
+        });
+
+        sets.chain(elements).chain(chains).collect()
+    }
+}
+
+/// Returns a hook with its devices sorted and each once.
+fn normalized(mut hook: Hook) -> Hook {
+    if let HookPoint::Ingress(devices) | HookPoint::Egress(devices) = &mut hook.point {
+        devices.sort();
+        devices.dedup();
+    }
+
+    hook
+}
+
+/// Returns a hook with only those of its devices that are wanted.
+fn with_devices(hook: &Hook, wanted: impl Fn(&InterfaceName) -> bool) -> Hook {
+    let mut hook = hook.clone();
+    if let HookPoint::Ingress(devices) | HookPoint::Egress(devices) = &mut hook.point {
+        devices.retain(wanted);
+    }
+
+    hook
+}
+
+fn add_devices(hook: &mut Hook, more: &BTreeSet<InterfaceName>) {
+    if let HookPoint::Ingress(devices) | HookPoint::Egress(devices) = &mut hook.point {
+        devices.extend(more.iter().cloned());
+        devices.sort();
+        devices.dedup();
+    }
+}

@@ -1,0 +1,306 @@
+//! Turns changes of rows into one transaction, keeping count of what the kernel will hold after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use model::{
+    Change, InterfaceName,
+    nft::{Chain, ChainKey, Element, Hook, NftFamily, SetKey, SetKind},
+};
+
+use super::{
+    ChainRow, NftError, NftKey, NftRow, element,
+    ruleset::{FAMILIES, HeldSet, Ruleset},
+    transaction::{self, Transaction},
+    with_devices,
+};
+
+/// A transaction in the making.
+pub(super) struct Builder {
+    pub(super) transaction: Transaction,
+    /// What the kernel holds once the transaction is committed.
+    pub(super) held: Ruleset,
+    pub(super) deferred: BTreeSet<(SetKey, Element)>,
+    pub(super) missing: BTreeMap<ChainKey, BTreeSet<InterfaceName>>,
+    /// The devices that exist, where a change speaks of devices.
+    pub(super) existing: BTreeSet<InterfaceName>,
+}
+
+/// Changes of a set's elements.
+#[derive(Default)]
+struct Delta {
+    added: BTreeSet<Element>,
+    removed: BTreeSet<Element>,
+}
+
+impl Builder {
+    /// Deletes whole tables.
+    pub(super) fn delete_tables(&mut self, tables: impl IntoIterator<Item = NftFamily>) {
+        for family in tables {
+            self.transaction.delete_table(family);
+        }
+    }
+
+    /// Adds the tables that are not there.
+    pub(super) fn add_tables(&mut self, flags: u32) {
+        for family in FAMILIES {
+            if !self.held.tables.contains_key(&family) {
+                self.transaction.add_table(family, flags);
+                self.held.tables.insert(family, flags);
+            }
+        }
+    }
+
+    /// Adds the steps for all changes: what is set comes first.
+    pub(super) fn build(&mut self, changes: &[Change<NftKey, NftRow>]) -> Result<(), NftError> {
+        let (mut deltas, mut chains) = (BTreeMap::<&SetKey, Delta>::new(), Vec::new());
+        let (mut dead_sets, mut dead_chains) = (Vec::new(), Vec::new());
+        for change in changes {
+            match change {
+                Change::Set(NftKey::Set(key), NftRow::Set(kind)) => self.set_set(key, *kind)?,
+                Change::Set(NftKey::Chain(key), NftRow::Chain(row)) => chains.push((key, row)),
+                Change::Set(NftKey::Element(set, element), _) => {
+                    deltas.entry(set).or_default().added.insert(element.clone());
+                }
+                // A key always comes with a row of its own sort: `Rows` pairs them.
+                Change::Set(NftKey::Set(_) | NftKey::Chain(_), _) => {}
+                Change::Unset(NftKey::Element(set, element)) => {
+                    deltas.entry(set).or_default().removed.insert(element.clone());
+                }
+                Change::Unset(NftKey::Set(key)) => dead_sets.push(key),
+                Change::Unset(NftKey::Chain(key)) => dead_chains.push(key),
+            }
+        }
+
+        for (set, delta) in deltas {
+            self.change_elements(set, delta)?;
+        }
+        self.set_chains(&chains);
+        self.unset_chains(&dead_chains);
+        self.unset_sets(&dead_sets);
+
+        Ok(())
+    }
+
+    fn set_set(&mut self, key: &SetKey, kind: SetKind) -> Result<(), NftError> {
+        match self.held.sets.get(key) {
+            Some(held) if held.kind == kind => {}
+            Some(_) => {
+                return Err(NftError::Refused {
+                    step: format!("set {}", key.name),
+                    reason: "a set of this name holds something else".to_owned(),
+                });
+            }
+            None => {
+                self.transaction.add_set(key, kind);
+                let held = HeldSet { kind, elements: BTreeSet::new() };
+                self.held.sets.insert(key.clone(), held);
+            }
+        }
+
+        Ok(())
+    }
+
+    fn change_elements(&mut self, key: &SetKey, delta: Delta) -> Result<(), NftError> {
+        let Some(held) = self.held.sets.get_mut(key) else {
+            return match delta.added.first() {
+                None => Ok(()),
+                Some(_) => Err(NftError::Refused {
+                    step: format!("elements of set {}", key.name),
+                    reason: "there is no such set".to_owned(),
+                }),
+            };
+        };
+        if let Some(element) = delta.added.iter().find(|each| !element::fits(held.kind, each)) {
+            return Err(NftError::Element { set: key.name.clone(), element: element.clone() });
+        }
+        self.deferred.retain(|(set, element)| set != key || !delta.removed.contains(element));
+
+        let (deleted, added) = settle(held, key, delta, &mut self.deferred);
+        self.transaction.delete_elements(key, &deleted.iter().collect::<Vec<_>>());
+        self.transaction.add_elements(key, &added.iter().collect::<Vec<_>>());
+
+        Ok(())
+    }
+
+    /// Makes or changes chains: all of them first, then the rules, which may jump to any.
+    fn set_chains(&mut self, chains: &[(&ChainKey, &ChainRow)]) {
+        for (key, row) in chains {
+            self.set_hook(key, row.hook.as_ref());
+        }
+        for (key, row) in chains {
+            let held = self.held.chains.get(*key);
+            if let (Some(chain), true) = (&row.chain, held.is_none_or(|held| held.rules != row.rules))
+            {
+                self.set_rules(key, chain, held.is_some_and(|held| !held.rules.is_empty()));
+            }
+            let present = row.hook.as_ref().map(|hook| with_devices(hook, |name| self.existing.contains(name)));
+            let row = ChainRow { hook: present, rules: row.rules.clone(), chain: None };
+            self.held.chains.insert((*key).clone(), row);
+        }
+    }
+
+    fn set_rules(&mut self, key: &ChainKey, chain: &Chain, has_rules: bool) {
+        if has_rules {
+            self.transaction.flush_chain(key);
+        }
+        self.transaction.add_rules(key, chain);
+    }
+
+    fn set_hook(&mut self, key: &ChainKey, hook: Option<&Hook>) {
+        let present = hook.map(|hook| with_devices(hook, |name| self.existing.contains(name)));
+        let absent: BTreeSet<InterfaceName> = hook
+            .into_iter()
+            .flat_map(transaction::devices)
+            .filter(|name| !self.existing.contains(*name))
+            .cloned()
+            .collect();
+        match absent.is_empty() {
+            true => self.missing.remove(key),
+            false => self.missing.insert(key.clone(), absent),
+        };
+
+        let held = self.held.chains.get(key).map(|held| held.hook.clone());
+        match held {
+            None => self.transaction.add_chain(key, present.as_ref()),
+            Some(held) if held == present => {}
+            Some(held) => self.change_hook(key, held.as_ref(), present.as_ref()),
+        }
+    }
+
+    /// Changes a hook in place where only policy or devices differ, else makes the chain anew.
+    fn change_hook(&mut self, key: &ChainKey, held: Option<&Hook>, wanted: Option<&Hook>) {
+        let (Some(held), Some(wanted)) = (held, wanted) else {
+            return self.remake_chain(key, wanted);
+        };
+        let bare = |hook: &Hook| (with_devices(hook, |_| false).point, hook.priority, hook.kind);
+        if bare(held) != bare(wanted) {
+            return self.remake_chain(key, Some(wanted));
+        }
+
+        let had: BTreeSet<_> = transaction::devices(held).cloned().collect();
+        let wants: BTreeSet<_> = transaction::devices(wanted).cloned().collect();
+        let fresh = with_devices(wanted, |name| !had.contains(name));
+        self.transaction.add_chain(key, Some(&fresh));
+        let gone: BTreeSet<_> = had.difference(&wants).cloned().collect();
+        if !gone.is_empty() {
+            self.transaction.delete_devices(key, wanted, &gone);
+        }
+    }
+
+    /// Replaces a chain. Base chains have no callers, so nothing else is in the way.
+    fn remake_chain(&mut self, key: &ChainKey, hook: Option<&Hook>) {
+        self.transaction.flush_chain(key);
+        self.transaction.delete_chain(key);
+        self.transaction.add_chain(key, hook);
+        self.held.chains.remove(key);
+    }
+
+    fn unset_chains(&mut self, chains: &[&ChainKey]) {
+        let known: Vec<&ChainKey> =
+            chains.iter().copied().filter(|key| self.held.chains.contains_key(*key)).collect();
+        for key in &known {
+            self.transaction.flush_chain(key);
+        }
+        for key in known {
+            self.transaction.delete_chain(key);
+            self.held.chains.remove(key);
+            self.missing.remove(key);
+        }
+    }
+
+    fn unset_sets(&mut self, sets: &[&SetKey]) {
+        for key in sets {
+            if self.held.sets.remove(*key).is_some() {
+                self.transaction.delete_set(key);
+                self.deferred.retain(|(set, _)| set != *key);
+            }
+        }
+    }
+}
+
+/// Decides which elements really go and come, and notes them as done.
+///
+/// A network inside a larger one that is still there waits until that one goes; a network around
+/// smaller ones takes their place at once.
+fn settle(
+    held: &mut HeldSet,
+    key: &SetKey,
+    delta: Delta,
+    deferred: &mut BTreeSet<(SetKey, Element)>,
+) -> (Vec<Element>, Vec<Element>) {
+    let mut deleted: Vec<Element> = Vec::new();
+    for element in &delta.removed {
+        if held.elements.remove(element) {
+            deleted.push(element.clone());
+        }
+    }
+    let freed = take_freed(held, key, deferred);
+
+    let mut added = Vec::new();
+    for element in freed.into_iter().chain(delta.added) {
+        if held.elements.contains(&element) {
+            continue;
+        }
+        let Element::Net(net) = &element else {
+            held.elements.insert(element.clone());
+            added.push(element);
+            continue;
+        };
+        if covers(held, net) {
+            deferred.insert((key.clone(), element));
+            continue;
+        }
+        let inside = parts(held, net);
+        for part in inside {
+            held.elements.remove(&part);
+            match added.iter().position(|each| *each == part) {
+                Some(index) => drop(added.remove(index)),
+                None => deleted.push(part),
+            }
+        }
+        held.elements.insert(element.clone());
+        added.push(element);
+    }
+
+    (deleted, added)
+}
+
+/// Takes the deferred networks around which nothing larger is left.
+fn take_freed(
+    held: &HeldSet,
+    key: &SetKey,
+    deferred: &mut BTreeSet<(SetKey, Element)>,
+) -> Vec<Element> {
+    let freed: Vec<Element> = deferred
+        .iter()
+        .filter(|(set, _)| set == key)
+        .map(|(_, element)| element.clone())
+        .filter(|element| !matches!(element, Element::Net(net) if covers(held, net)))
+        .collect();
+    for element in &freed {
+        deferred.remove(&(key.clone(), element.clone()));
+    }
+
+    freed
+}
+
+/// Returns whether a network that is there contains this one.
+fn covers(held: &HeldSet, net: &IpNet) -> bool {
+    (0..net.prefix_len()).any(|length| {
+        IpNet::new(net.addr(), length)
+            .is_ok_and(|wider| held.elements.contains(&Element::Net(wider.trunc())))
+    })
+}
+
+/// Returns the networks that are there and inside this one.
+fn parts(held: &HeldSet, net: &IpNet) -> Vec<Element> {
+    // Networks sort by address and then by length: what is inside follows the network itself.
+    held.elements
+        .range(Element::Net(*net)..)
+        .take_while(|element| {
+            matches!(element, Element::Net(other) if net.contains(&other.network()))
+        })
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,269 @@
+//! One transaction: everything in it takes effect at the same moment, or nothing does.
+
+use std::collections::BTreeSet;
+
+use model::{
+    InterfaceName,
+    nft::{
+        Chain, ChainKey, ChainKind, Element, Hook, HookPoint, NftFamily, Policy, Rule, SetKey,
+        SetKind,
+    },
+};
+
+use super::{
+    code::{
+        BATCH_BEGIN, BATCH_END, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE,
+        DEL_CHAIN, DEL_ELEMENT, DEL_RULE, DEL_SET, DEL_TABLE, DEVICE_NAME, HOOK_DEVICES,
+        HOOK_NUMBER, HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, NEW_CHAIN, NEW_ELEMENT,
+        NEW_RULE, NEW_SET, NEW_TABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, RULE_USERDATA,
+        SET_FLAGS, SET_ID, SET_KEY_LENGTH, SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_FLAGS,
+        TABLE_NAME,
+    },
+    element, expression,
+    ruleset::{TABLE, header, number},
+    userdata,
+};
+use crate::netlink::{Message, NetlinkError, Refusal, Socket, flag};
+
+/// Elements per message: a list's length field says at most 65,535 bytes, an IPv6 range takes 72.
+const ELEMENTS: usize = 500;
+
+/// Bytes in front of a rule's expressions that say nothing about it: two headers.
+const HEADERS: usize = 20;
+
+/// The resource id of a transaction's frame: `NFNL_SUBSYS_NFTABLES`, in network order.
+const FRAME: [u8; 4] = [0, 0, 0, 10];
+
+/// Messages to be committed together, each with the words for what it does.
+#[derive(Default)]
+pub(super) struct Transaction {
+    messages: Vec<Message>,
+    steps: Vec<String>,
+    next_set_id: u32,
+}
+
+/// Why a transaction did not happen.
+#[derive(Debug)]
+pub(super) enum CommitError {
+    /// Nothing is known.
+    Netlink(NetlinkError),
+    /// The kernel refused: the first refused step, and why.
+    Refused(String, Refusal),
+}
+
+impl Transaction {
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Commits; the kernel answers before this returns.
+    pub(super) fn commit(self, socket: &mut Socket) -> Result<(), CommitError> {
+        let mut messages = vec![Message::new(BATCH_BEGIN, 0, &FRAME)];
+        let count = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        messages.extend(self.messages);
+        if let Some(last) = messages.last_mut() {
+            last.add_flag(flag::ACK);
+        }
+        messages.push(Message::new(BATCH_END, 0, &FRAME));
+
+        let (first, _) = socket.send(messages).map_err(CommitError::Netlink)?;
+        let refusals = socket.acknowledgements(first, count + 1).map_err(CommitError::Netlink)?;
+
+        match refusals.into_iter().next() {
+            None => Ok(()),
+            Some(refusal) => {
+                let step = refusal.index.checked_sub(1).and_then(|index| self.steps.get(index));
+                let step = step.cloned().unwrap_or_else(|| "commit".to_owned());
+
+                Err(CommitError::Refused(step, refusal))
+            }
+        }
+    }
+
+    /// Adds a table with these flags.
+    pub(super) fn add_table(&mut self, family: NftFamily, flags: u32) {
+        let mut message = Message::new(NEW_TABLE, flag::CREATE, &header(number(family)));
+        message.put_text(TABLE_NAME, TABLE);
+        message.put_be32(TABLE_FLAGS, flags);
+        self.push(message, format!("add table {}", word(family)));
+    }
+
+    /// Deletes a table and all that is in it.
+    pub(super) fn delete_table(&mut self, family: NftFamily) {
+        let mut message = Message::new(DEL_TABLE, 0, &header(number(family)));
+        message.put_text(TABLE_NAME, TABLE);
+        self.push(message, format!("delete table {}", word(family)));
+    }
+
+    /// Adds a set.
+    pub(super) fn add_set(&mut self, key: &SetKey, kind: SetKind) {
+        let shape = element::shape(kind);
+        self.next_set_id += 1;
+        let mut message = Message::new(NEW_SET, flag::CREATE, &header(number(key.table)));
+        message.put_text(SET_TABLE, TABLE);
+        message.put_text(SET_NAME, &key.name);
+        message.put_be32(SET_FLAGS, shape.flags);
+        message.put_be32(SET_KEY_TYPE, shape.key_type);
+        message.put_be32(SET_KEY_LENGTH, shape.key_length);
+        message.put_be32(SET_ID, self.next_set_id);
+        self.push(message, format!("add set {} {}", word(key.table), key.name));
+    }
+
+    /// Deletes a set.
+    pub(super) fn delete_set(&mut self, key: &SetKey) {
+        let mut message = Message::new(DEL_SET, 0, &header(number(key.table)));
+        message.put_text(SET_TABLE, TABLE);
+        message.put_text(SET_NAME, &key.name);
+        self.push(message, format!("delete set {} {}", word(key.table), key.name));
+    }
+
+    /// Adds elements to a set.
+    pub(super) fn add_elements(&mut self, set: &SetKey, elements: &[&Element]) {
+        self.elements(NEW_ELEMENT, flag::CREATE, set, elements);
+    }
+
+    /// Deletes elements from a set; each must be there.
+    pub(super) fn delete_elements(&mut self, set: &SetKey, elements: &[&Element]) {
+        self.elements(DEL_ELEMENT, 0, set, elements);
+    }
+
+    fn elements(&mut self, kind: u16, flags: u16, set: &SetKey, elements: &[&Element]) {
+        for chunk in elements.chunks(ELEMENTS) {
+            let mut message = Message::new(kind, flags, &header(number(set.table)));
+            message.put_text(LIST_TABLE, TABLE);
+            message.put_text(LIST_SET, &set.name);
+            message.nest(LIST_ELEMENTS, |list| {
+                for element in chunk {
+                    element::put(list, element);
+                }
+            });
+            let verb = if kind == NEW_ELEMENT { "add" } else { "delete" };
+            self.push(message, format!("{verb} element {} {}", word(set.table), set.name));
+        }
+    }
+
+    /// Adds a chain, or sets the policy of the one that is there.
+    pub(super) fn add_chain(&mut self, key: &ChainKey, hook: Option<&Hook>) {
+        let mut message = Message::new(NEW_CHAIN, flag::CREATE, &header(number(key.table)));
+        message.put_text(CHAIN_TABLE, TABLE);
+        message.put_text(CHAIN_NAME, &key.name);
+        if let Some(hook) = hook {
+            put_hook(&mut message, hook, devices(hook));
+            message.put_be32(CHAIN_POLICY, match hook.policy {
+                Policy::Drop => 0,
+                Policy::Accept => 1,
+            });
+            message.put_text(CHAIN_TYPE, match hook.kind {
+                ChainKind::Filter => "filter",
+                ChainKind::Nat => "nat",
+            });
+        }
+        self.push(message, format!("add chain {} {}", word(key.table), key.name));
+    }
+
+    /// Takes devices off a netdev chain.
+    pub(super) fn delete_devices(
+        &mut self,
+        key: &ChainKey,
+        hook: &Hook,
+        devices: &BTreeSet<InterfaceName>,
+    ) {
+        let mut message = Message::new(DEL_CHAIN, 0, &header(number(key.table)));
+        message.put_text(CHAIN_TABLE, TABLE);
+        message.put_text(CHAIN_NAME, &key.name);
+        put_hook(&mut message, hook, devices.iter());
+        self.push(message, format!("delete devices of chain {} {}", word(key.table), key.name));
+    }
+
+    /// Deletes a chain, which must be empty and without callers.
+    pub(super) fn delete_chain(&mut self, key: &ChainKey) {
+        let mut message = Message::new(DEL_CHAIN, 0, &header(number(key.table)));
+        message.put_text(CHAIN_TABLE, TABLE);
+        message.put_text(CHAIN_NAME, &key.name);
+        self.push(message, format!("delete chain {} {}", word(key.table), key.name));
+    }
+
+    /// Deletes every rule of a chain.
+    pub(super) fn flush_chain(&mut self, key: &ChainKey) {
+        let mut message = Message::new(DEL_RULE, 0, &header(number(key.table)));
+        message.put_text(RULE_TABLE, TABLE);
+        message.put_text(RULE_CHAIN, &key.name);
+        self.push(message, format!("flush chain {} {}", word(key.table), key.name));
+    }
+
+    /// Appends a chain's rules.
+    pub(super) fn add_rules(&mut self, key: &ChainKey, chain: &Chain) {
+        for (index, rule) in chain.rules.iter().enumerate() {
+            let flags = flag::CREATE | flag::APPEND;
+            let mut message = Message::new(NEW_RULE, flags, &header(number(key.table)));
+            message.put_text(RULE_TABLE, TABLE);
+            message.put_text(RULE_CHAIN, &key.name);
+            put_expressions(&mut message, key.table, rule);
+            let tag = rule_tag(key.table, rule);
+            message.put(RULE_USERDATA, &userdata::encode(&rule.comment, tag));
+            let place = format!("rule {} of {} {}", index + 1, word(key.table), key.name);
+            self.push(message, format!("add {place} ({})", rule.comment));
+        }
+    }
+
+    fn push(&mut self, message: Message, step: String) {
+        self.messages.push(message);
+        self.steps.push(step);
+    }
+}
+
+/// Returns the checksum by which a rule is known again: of what is sent, comment included.
+pub(super) fn rule_tag(table: NftFamily, rule: &Rule) -> u64 {
+    let mut message = Message::new(0, 0, &header(0));
+    put_expressions(&mut message, table, rule);
+
+    userdata::checksum([message.bytes_from(HEADERS), rule.comment.as_bytes()])
+}
+
+/// Returns the devices of a netdev hook.
+pub(super) fn devices(hook: &Hook) -> std::slice::Iter<'_, InterfaceName> {
+    match &hook.point {
+        HookPoint::Ingress(devices) | HookPoint::Egress(devices) => devices.iter(),
+        HookPoint::Prerouting
+        | HookPoint::Input
+        | HookPoint::Forward
+        | HookPoint::Output
+        | HookPoint::Postrouting => [].iter(),
+    }
+}
+
+fn put_expressions(message: &mut Message, table: NftFamily, rule: &Rule) {
+    message.nest(RULE_EXPRESSIONS, |list| expression::put_rule(list, table, rule));
+}
+
+fn put_hook<'a>(
+    message: &mut Message,
+    hook: &Hook,
+    devices: impl ExactSizeIterator<Item = &'a InterfaceName>,
+) {
+    let number = match &hook.point {
+        HookPoint::Prerouting | HookPoint::Ingress(_) => 0,
+        HookPoint::Input | HookPoint::Egress(_) => 1,
+        HookPoint::Forward => 2,
+        HookPoint::Output => 3,
+        HookPoint::Postrouting => 4,
+    };
+    message.nest(CHAIN_HOOK, |nest| {
+        nest.put_be32(HOOK_NUMBER, number);
+        nest.put_be32(HOOK_PRIORITY, hook.priority.cast_unsigned());
+        if devices.len() > 0 {
+            nest.nest(HOOK_DEVICES, |list| {
+                for device in devices {
+                    list.put_text(DEVICE_NAME, device.as_str());
+                }
+            });
+        }
+    });
+}
+
+fn word(family: NftFamily) -> &'static str {
+    match family {
+        NftFamily::Inet => "inet",
+        NftFamily::Netdev => "netdev",
+    }
+}

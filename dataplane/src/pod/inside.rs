@@ -1,0 +1,240 @@
+//! The inner end of a pod's pair: everything that must be done in the pod's own namespace.
+
+use std::{
+    fs::File,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsFd,
+    thread,
+};
+
+use ipnet::IpNet;
+use model::{
+    Family, InterfaceName,
+    constant::{POD_GATEWAY_V4, WORKLOAD_MAC},
+    plan::PodInterface,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::{
+    address::{self, family_number, put_address},
+    link::{self, Links},
+    netlink::{Message, NetlinkError, Protocol, Refusal, Socket, flag},
+    sysctl::{self, SysctlError},
+};
+
+/// The link-local address that a host end has by its MAC address `ee:ee:ee:ee:ee:ee` (RFC 4291 appendix A).
+pub(super) const GATEWAY_V6: Ipv6Addr =
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
+/// Attributes of an address and of a neighbour (linux/if_addr.h, linux/neighbour.h).
+const ADDRESS_LOCAL: u16 = 2;
+const ADDRESS_FLAGS: u16 = 8;
+const NEIGHBOUR_ADDRESS: u16 = 1;
+const NEIGHBOUR_MAC: u16 = 2;
+
+/// Attributes of a route (linux/rtnetlink.h).
+const ROUTE_DESTINATION: u16 = 1;
+const ROUTE_DEVICE: u16 = 4;
+const ROUTE_GATEWAY: u16 = 5;
+
+/// `IFA_F_NODAD`: usable at once.
+const NO_DAD: u32 = 0x02;
+
+/// Why the inner end could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum InsideError {
+    /// No thread could be had to enter the namespace with.
+    #[error("could not start a thread")]
+    Thread(#[source] io::Error),
+    /// The namespace could not be entered.
+    #[error("could not enter the namespace")]
+    Enter(#[source] io::Error),
+    /// The kernel could not be asked or told.
+    #[error("could not speak to the kernel")]
+    Netlink(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The interface is not in the namespace.
+    #[error("there is no {0}")]
+    NoDevice(InterfaceName),
+    /// A setting could not be made.
+    #[error("could not set up the interface")]
+    Setting(#[source] SysctlError),
+    /// The kernel refused a step.
+    #[error("could not {0}: {1}")]
+    Refused(&'static str, String),
+}
+
+/// Sets the inner end up, on a thread that enters the namespace and ends there.
+pub(super) fn enter(
+    namespace: &File,
+    row: &PodInterface,
+    gateway_v6: Option<Ipv6Addr>,
+) -> Result<(), InsideError> {
+    let work = || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|error| InsideError::Enter(error.into()))?;
+
+        set_up(row, gateway_v6)
+    };
+
+    thread::scope(|scope| {
+        let worker = thread::Builder::new()
+            .name("pod-namespace".to_owned())
+            .spawn_scoped(scope, work)
+            .map_err(InsideError::Thread)?;
+
+        worker.join().unwrap_or_else(|_| {
+            Err(InsideError::Thread(io::Error::other("the thread panicked")))
+        })
+    })
+}
+
+/// Settings before the link is up, so that it never learns from an advertisement; then addresses,
+/// neighbours and routes. What is there already is left alone.
+fn set_up(row: &PodInterface, gateway_v6: Option<Ipv6Addr>) -> Result<(), InsideError> {
+    let mut socket = Socket::open(Protocol::Route).map_err(netlink)?;
+    let links = Links::list(&mut socket).map_err(netlink)?;
+    let link = links
+        .by_name(&row.inside)
+        .ok_or_else(|| InsideError::NoDevice(row.inside.clone()))?;
+    for (name, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+        let key = format!("net/ipv6/conf/{}/{name}", row.inside);
+        // Without IPv6 in the kernel there is nothing to set; an address would be refused below.
+        let is_there = sysctl::write(&key, value).map_err(InsideError::Setting)?;
+        tracing::trace!(key, is_there, "Setting inside a pod");
+    }
+
+    if link.mtu != row.mtu || !link.is_up() {
+        send(&mut socket, "bring the interface up", vec![up(link.index, row.mtu)])?;
+    }
+    if let Some(loopback) = links.iter().find(|link| link.index == 1).filter(|link| !link.is_up()) {
+        send(&mut socket, "bring the loopback up", vec![up(loopback.index, loopback.mtu)])?;
+    }
+    addresses(&mut socket, link.index, row)?;
+    if row.addresses.iter().any(|net| net.addr().is_ipv4()) {
+        gateway(&mut socket, link.index, POD_GATEWAY_V4.into())?;
+    }
+    if let Some(gateway_v6) = gateway_v6 {
+        gateway(&mut socket, link.index, gateway_v6.into())?;
+    }
+
+    Ok(())
+}
+
+/// Adds the pod's addresses and takes away those that an earlier row gave it.
+fn addresses(socket: &mut Socket, index: u32, row: &PodInterface) -> Result<(), InsideError> {
+    let found = address::list(socket).map_err(netlink)?;
+    let stale = found.iter().filter(|found| {
+        found.index == index
+            && !address::is_link_local(found.address)
+            && !row.addresses.contains(&found.address)
+    });
+    let removals = stale.map(|found| address_request(libc::RTM_DELADDR, 0, &found.address, index));
+    let removals: Vec<Message> = removals.collect();
+    if !removals.is_empty() {
+        send(socket, "take an address away", removals)?;
+    }
+
+    let additions = row.addresses.iter().map(|net| {
+        address_request(libc::RTM_NEWADDR, flag::CREATE | flag::REPLACE, net, index)
+    });
+
+    send(socket, "add an address", additions.collect())
+}
+
+fn address_request(kind: u16, flags: u16, net: &IpNet, index: u32) -> Message {
+    let mut message = Message::new(kind, flags, &address::header(net, index));
+    put_address(&mut message, ADDRESS_LOCAL, net.addr());
+    if kind == libc::RTM_NEWADDR {
+        message.put_u32(ADDRESS_FLAGS, NO_DAD);
+    }
+
+    message
+}
+
+/// Makes the gateway reachable without asking for it, then the way out. The gateway's MAC address is
+/// the host end's, which never changes: a pod needs no ARP and no neighbour discovery.
+fn gateway(socket: &mut Socket, index: u32, gateway: IpAddr) -> Result<(), InsideError> {
+    send(socket, "add the gateway's neighbour entry", vec![neighbour(index, gateway)])?;
+    if gateway.is_ipv4() {
+        // IPv6 needs no such route: the gateway's address is link-local.
+        send(socket, "add the route to the gateway", vec![route(index, gateway, None)])?;
+    }
+    let everywhere = match Family::of(gateway) {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+
+    send(socket, "add the default route", vec![route(index, everywhere, Some(gateway))])
+}
+
+/// Builds a permanent neighbour entry (`struct ndmsg`, `NUD_PERMANENT`).
+fn neighbour(index: u32, gateway: IpAddr) -> Message {
+    let mut header = [0; 12];
+    header[0] = family_number(Family::of(gateway));
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..10].copy_from_slice(&libc::NUD_PERMANENT.to_ne_bytes());
+    let flags = flag::CREATE | flag::REPLACE;
+    let mut message = Message::new(libc::RTM_NEWNEIGH, flags, &header);
+    put_address(&mut message, NEIGHBOUR_ADDRESS, gateway);
+    message.put(NEIGHBOUR_MAC, &WORKLOAD_MAC);
+
+    message
+}
+
+/// Builds a route to one address on the link, or by a gateway to everywhere (`struct rtmsg`).
+fn route(index: u32, destination: IpAddr, gateway: Option<IpAddr>) -> Message {
+    let family = Family::of(destination);
+    let mut header = [0; 12];
+    header[0] = family_number(family);
+    header[1] = if gateway.is_some() { 0 } else { family.bits() };
+    header[4] = libc::RT_TABLE_MAIN;
+    header[5] = libc::RTPROT_BOOT;
+    header[6] = if gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
+    header[7] = libc::RTN_UNICAST;
+    let flags = flag::CREATE | flag::REPLACE;
+    let mut message = Message::new(libc::RTM_NEWROUTE, flags, &header);
+    match gateway {
+        Some(gateway) => put_address(&mut message, ROUTE_GATEWAY, gateway),
+        None => put_address(&mut message, ROUTE_DESTINATION, destination),
+    }
+    message.put_u32(ROUTE_DEVICE, index);
+
+    message
+}
+
+fn up(index: u32, mtu: u32) -> Message {
+    let header = link::header(index, link::up_flag(), link::up_flag());
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &header);
+    message.put_u32(link::attribute::MTU, mtu);
+
+    message
+}
+
+/// Builds the request that gives a host end the pods' IPv6 gateway address.
+pub(super) fn link_local_request(index: u32) -> Message {
+    let net = IpNet::new_assert(GATEWAY_V6.into(), 64);
+
+    address_request(libc::RTM_NEWADDR, flag::CREATE | flag::REPLACE, &net, index)
+}
+
+fn send(
+    socket: &mut Socket,
+    step: &'static str,
+    requests: Vec<Message>,
+) -> Result<(), InsideError> {
+    let refusals = socket.batch(requests).map_err(netlink)?;
+
+    match refusals.iter().find(|refusal| refusal.errno != libc::EEXIST) {
+        None => Ok(()),
+        Some(refusal) => Err(refused(step, refusal)),
+    }
+}
+
+fn refused(step: &'static str, refusal: &Refusal) -> InsideError {
+    InsideError::Refused(step, refusal.to_string())
+}
+
+fn netlink(error: NetlinkError) -> InsideError {
+    InsideError::Netlink(Box::new(error))
+}

@@ -1,0 +1,266 @@
+//! The only retry loop: diff, adopt, apply, back off.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    time::Duration,
+};
+
+use model::{Change, Moment};
+
+use crate::{Absent, Desired, Target};
+
+/// How long after a failure we first try again.
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long we wait at most. Short enough that a fixed machine heals while someone is still looking.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+/// How many missing things a reason names.
+const REASONS_SHOWN: usize = 3;
+
+/// Keeps a [`Target`] equal to its part of the plan, in two halves: first what must be there, later
+/// what must not.
+///
+/// **Invariant:** nothing is removed before the plan is in sync; until then what exists is adopted.
+#[derive(Debug)]
+pub struct Reconciler<T: Target> {
+    target: T,
+    name: &'static str,
+    /// What is still to be done: a row to set, or `None` to unset.
+    pending: BTreeMap<T::Key, Option<T::Row>>,
+    /// Whether the target holds what we believe it to hold.
+    trusted: bool,
+    /// Whether everything that nobody wants has been looked for since the plan came in sync.
+    pruned: bool,
+    absent: BTreeMap<T::Key, String>,
+    failure: Option<String>,
+    backoff: Option<Backoff>,
+}
+
+/// When to try again.
+#[derive(Clone, Copy, Debug)]
+struct Backoff {
+    until: Moment,
+    delay: Duration,
+}
+
+/// What a half of a pass achieved for one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The target matches this half of the plan.
+    Converged,
+    /// Rows whose surroundings are missing were left out: what, and why. The pass goes on.
+    Incomplete(String),
+    /// The target refused: nothing that comes later may be applied.
+    Failed(String),
+}
+
+impl<T: Target> Reconciler<T> {
+    /// Creates a reconciler that starts with a look at what is there.
+    pub fn new(name: &'static str, target: T) -> Self {
+        Self {
+            target,
+            name,
+            pending: BTreeMap::new(),
+            trusted: false,
+            pruned: false,
+            absent: BTreeMap::new(),
+            failure: None,
+            backoff: None,
+        }
+    }
+
+    /// Returns the target's name in reports.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Returns the target.
+    pub fn target_mut(&mut self) -> &mut T {
+        &mut self.target
+    }
+
+    /// Distrusts everything we believe about the target, so that the next pass looks.
+    ///
+    /// Call this when the kernel reports a change that we did not make.
+    pub fn distrust(&mut self) {
+        self.trusted = false;
+        self.backoff = None;
+    }
+
+    /// Returns when to come back although nothing changes.
+    pub fn retry_at(&self) -> Option<Moment> {
+        self.backoff.map(|backoff| backoff.until)
+    }
+
+    /// The first half: brings in every row that should be there.
+    pub fn set(
+        &mut self,
+        desired: &mut impl Desired<Key = T::Key, Row = T::Row>,
+        in_sync: bool,
+        now: Moment,
+    ) -> Outcome {
+        let changes = desired.drain_changes();
+        if changes.is_empty() && self.waits(now) {
+            return self.outcome();
+        }
+        for change in changes {
+            self.enqueue(change, in_sync);
+        }
+        if (!self.trusted || in_sync && !self.pruned)
+            && let Err(error) = self.diff(desired, in_sync)
+        {
+            return self.fail(&error, now);
+        }
+
+        self.apply(Half::Sets, now)
+    }
+
+    /// The second half: removes every object that should not be there.
+    pub fn unset(&mut self, now: Moment) -> Outcome {
+        if self.failure.is_some() {
+            return self.outcome();
+        }
+
+        self.apply(Half::Unsets, now)
+    }
+
+    /// Notes a change; a removal before the plan is in sync is left to the first look afterwards.
+    fn enqueue(&mut self, change: Change<T::Key, T::Row>, in_sync: bool) {
+        match change {
+            Change::Set(key, row) => {
+                self.pending.insert(key, Some(row));
+            }
+            Change::Unset(key) if in_sync => {
+                self.pending.insert(key, None);
+            }
+            Change::Unset(key) => {
+                self.pending.remove(&key);
+                self.pruned = false;
+            }
+        }
+    }
+
+    /// Looks at the target and finds what is still to be done.
+    fn diff(
+        &mut self,
+        desired: &impl Desired<Key = T::Key, Row = T::Row>,
+        in_sync: bool,
+    ) -> Result<(), T::Error> {
+        let observed = self.target.observe()?;
+        let wanted = desired.rows();
+
+        self.pending = observed
+            .keys()
+            .filter(|key| in_sync && !wanted.contains_key(key))
+            .map(|key| (key.clone(), None))
+            .collect();
+        self.pending.extend(
+            wanted
+                .into_iter()
+                .filter(|(key, row)| observed.get(key) != Some(row))
+                .map(|(key, row)| (key, Some(row))),
+        );
+        self.trusted = true;
+        self.pruned = in_sync;
+
+        Ok(())
+    }
+
+    fn apply(&mut self, half: Half, now: Moment) -> Outcome {
+        let changes = self.changes(half);
+        if !changes.is_empty() {
+            match self.target.apply(&changes) {
+                Ok(absent) => self.settle(changes, absent),
+                Err(error) => return self.fail(&error, now),
+            }
+        }
+        self.failure = None;
+        self.absent.retain(|key, _| self.pending.contains_key(key));
+        if self.absent.is_empty() {
+            self.backoff = None;
+        } else if half == Half::Sets {
+            self.back_off(now);
+        }
+
+        self.outcome()
+    }
+
+    fn changes(&self, half: Half) -> Vec<Change<T::Key, T::Row>> {
+        self.pending
+            .iter()
+            .filter_map(|(key, row)| match (half, row) {
+                (Half::Sets, Some(row)) => Some(Change::Set(key.clone(), row.clone())),
+                (Half::Unsets, None) => Some(Change::Unset(key.clone())),
+                (Half::Sets, None) | (Half::Unsets, Some(_)) => None,
+            })
+            .collect()
+    }
+
+    /// Strikes out what was done; what is absent stays to be done.
+    fn settle(&mut self, changes: Vec<Change<T::Key, T::Row>>, absent: Vec<Absent<T::Key>>) {
+        let left: BTreeSet<T::Key> = absent.iter().map(|each| each.key.clone()).collect();
+        for change in changes {
+            let (Change::Set(key, _) | Change::Unset(key)) = change;
+            if !left.contains(&key) {
+                self.pending.remove(&key);
+            }
+        }
+        self.absent.extend(absent.into_iter().map(|each| (each.key, each.reason)));
+    }
+
+    fn fail(&mut self, error: &T::Error, now: Moment) -> Outcome {
+        let reason = chain(error);
+        self.back_off(now);
+        tracing::warn!(target = self.name, reason, "Could not apply the plan");
+        self.failure = Some(reason);
+        self.trusted = false;
+
+        self.outcome()
+    }
+
+    fn back_off(&mut self, now: Moment) {
+        let delay = self.backoff.map_or(MIN_BACKOFF, |last| MAX_BACKOFF.min(last.delay * 2));
+        self.backoff = Some(Backoff { until: now + delay, delay });
+    }
+
+    fn waits(&self, now: Moment) -> bool {
+        self.backoff.is_some_and(|backoff| backoff.until > now)
+    }
+
+    fn outcome(&self) -> Outcome {
+        if let Some(reason) = &self.failure {
+            return Outcome::Failed(reason.clone());
+        }
+        if self.absent.is_empty() {
+            return Outcome::Converged;
+        }
+        let shown: Vec<_> =
+            self.absent.values().take(REASONS_SHOWN).map(String::as_str).collect();
+        let more = self.absent.len().saturating_sub(REASONS_SHOWN);
+        let suffix = if more > 0 { format!("; and {more} more") } else { String::new() };
+
+        Outcome::Incomplete(shown.join("; ") + &suffix)
+    }
+}
+
+/// Which half of a pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    Sets,
+    Unsets,
+}
+
+/// Writes an error with all its sources.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+
+    text
+}

@@ -1,0 +1,108 @@
+//! `meshwire` as a service: devices through its socket, keys and peers through each device's own.
+
+use std::{io, path::PathBuf};
+
+use model::InterfaceName;
+use wire::{
+    supervise,
+    uapi::{self, Configuration, Status},
+};
+
+use super::{Backend, BackendError};
+
+/// Devices of the tunnel service.
+#[derive(Clone, Debug)]
+pub struct Userspace {
+    supervisor: PathBuf,
+    uapi: PathBuf,
+}
+
+impl Userspace {
+    /// Takes the service's socket and the folder of the devices' sockets. Connects for each request.
+    pub fn new(supervisor: PathBuf, uapi: PathBuf) -> Self {
+        Self { supervisor, uapi }
+    }
+
+    fn service(&self) -> Result<supervise::Client, BackendError> {
+        supervise::Client::connect(&self.supervisor).map_err(away)
+    }
+}
+
+impl Backend for Userspace {
+    fn list(&mut self) -> Result<Vec<InterfaceName>, BackendError> {
+        let devices = self.service()?.list().map_err(refused)?;
+
+        Ok(devices.into_iter().filter_map(|device| device.name.parse().ok()).collect())
+    }
+
+    fn create(&mut self, device: &InterfaceName, mtu: u32) -> Result<(), BackendError> {
+        self.service()?.create(device.as_str(), Some(mtu)).map_err(refused)?;
+
+        Ok(())
+    }
+
+    fn delete(&mut self, device: &InterfaceName) -> Result<(), BackendError> {
+        match self.service()?.delete(device.as_str()) {
+            Err(supervise::ClientError::Refused(refusal))
+                if refusal.code == supervise::Code::NotFound =>
+            {
+                Ok(())
+            }
+            result => result.map_err(refused),
+        }
+    }
+
+    fn read(&mut self, device: &InterfaceName) -> Result<Option<Status>, BackendError> {
+        match uapi::Client::connect(&self.uapi, device.as_str()) {
+            Ok(mut client) => client.get().map(Some).map_err(failed),
+            Err(uapi::ClientError::Connect(error)) if is_absence(&error) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn write(
+        &mut self,
+        device: &InterfaceName,
+        configuration: &Configuration,
+    ) -> Result<(), BackendError> {
+        let mut client = uapi::Client::connect(&self.uapi, device.as_str()).map_err(failed)?;
+
+        client.set(configuration).map_err(failed)
+    }
+}
+
+/// Returns whether nobody serves a device's socket.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn away(error: supervise::ClientError) -> BackendError {
+    BackendError::Away(chain(&error))
+}
+
+fn refused(error: supervise::ClientError) -> BackendError {
+    match error {
+        supervise::ClientError::Refused(refusal) => BackendError::Refused(refusal.message),
+        supervise::ClientError::Connect(_)
+        | supervise::ClientError::Exchange(_)
+        | supervise::ClientError::HungUp
+        | supervise::ClientError::Answer
+        | supervise::ClientError::Version(_) => away(error),
+    }
+}
+
+fn failed(error: uapi::ClientError) -> BackendError {
+    match error {
+        uapi::ClientError::Refused(_) => BackendError::Refused(error.to_string()),
+        uapi::ClientError::Connect(_)
+        | uapi::ClientError::Exchange(_)
+        | uapi::ClientError::Answer => BackendError::Away(chain(&error)),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

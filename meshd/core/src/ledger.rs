@@ -1,0 +1,166 @@
+//! Who put which row into the plan, so that a change of one owner touches its own rows only.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use model::{
+    InterfaceName, NodeName, Plan, PodName, PublicKey, Table,
+    nft::{Chain, ChainKey, Element, SetKey, SetKind},
+    plan::{Peer, PodInterface, Route, RouteKey, RuleKey, Tunnel},
+};
+
+/// Who a row is there for. No two owners write the same row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    /// The node itself.
+    Base,
+    /// A block of a disabled pool, which is guarded as long as it exists.
+    Block(IpNet),
+    /// Another node.
+    Node(NodeName),
+    /// A local pod.
+    Pod(PodName),
+}
+
+/// A row of any table of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Row {
+    Set(SetKey, SetKind),
+    Element(SetKey, Element),
+    Chain(ChainKey, Chain),
+    Sysctl(String, String),
+    Pod(PodName, PodInterface),
+    Tunnel(InterfaceName, Tunnel),
+    Address(InterfaceName, IpNet),
+    Peer((InterfaceName, PublicKey), Peer),
+    Route(RouteKey, Route),
+    Rule(RuleKey),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum RowKey {
+    Set(SetKey),
+    Element(SetKey, Element),
+    Chain(ChainKey),
+    Sysctl(String),
+    Pod(PodName),
+    Tunnel(InterfaceName),
+    Address(InterfaceName, IpNet),
+    Peer(InterfaceName, PublicKey),
+    Route(RouteKey),
+    Rule(RuleKey),
+}
+
+/// Remembers each owner's rows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger {
+    rows: BTreeMap<Owner, Vec<RowKey>>,
+}
+
+impl Ledger {
+    /// Makes `rows` the rows of this owner; the plan's generation rises when anything changed.
+    pub(crate) fn replace(&mut self, plan: &mut Plan, owner: &Owner, rows: Vec<Row>) {
+        let mut keys = rows.iter().map(Row::key).collect::<Vec<_>>();
+        keys.sort();
+        let former = self.rows.remove(owner).unwrap_or_default();
+        let mut changed = false;
+        for key in former.iter().filter(|key| keys.binary_search(key).is_err()) {
+            key.remove(plan);
+            changed = true;
+        }
+        for row in rows {
+            changed |= row.write(plan);
+        }
+        if !keys.is_empty() {
+            self.rows.insert(owner.clone(), keys);
+        }
+        plan.generation += u64::from(changed);
+    }
+
+    /// Returns every owner that has rows and for which `is` holds.
+    pub(crate) fn owners(&self, is: impl Fn(&Owner) -> bool) -> Vec<Owner> {
+        self.rows.keys().filter(|owner| is(owner)).cloned().collect()
+    }
+}
+
+impl Row {
+    fn key(&self) -> RowKey {
+        match self {
+            Self::Set(key, _) => RowKey::Set(key.clone()),
+            Self::Element(set, element) => RowKey::Element(set.clone(), element.clone()),
+            Self::Chain(key, _) => RowKey::Chain(key.clone()),
+            Self::Sysctl(key, _) => RowKey::Sysctl(key.clone()),
+            Self::Pod(pod, _) => RowKey::Pod(pod.clone()),
+            Self::Tunnel(name, _) => RowKey::Tunnel(name.clone()),
+            Self::Address(name, net) => RowKey::Address(name.clone(), *net),
+            Self::Peer((name, key), _) => RowKey::Peer(name.clone(), *key),
+            Self::Route(key, _) => RowKey::Route(key.clone()),
+            Self::Rule(key) => RowKey::Rule(key.clone()),
+        }
+    }
+
+    /// Writes the row and says whether that changed the plan.
+    fn write(self, plan: &mut Plan) -> bool {
+        match self {
+            Self::Set(key, kind) => write(&mut plan.nft_sets, key, kind),
+            Self::Element(set, element) => write(&mut plan.nft_elements, (set, element), ()),
+            Self::Chain(key, chain) => write(&mut plan.nft_chains, key, chain),
+            Self::Sysctl(key, value) => write(&mut plan.sysctls, key, value),
+            Self::Pod(pod, interface) => write(&mut plan.pods, pod, interface),
+            Self::Tunnel(name, tunnel) => write(&mut plan.tunnels, name, tunnel),
+            Self::Address(name, net) => write(&mut plan.addresses, (name, net), ()),
+            Self::Peer(key, peer) => write(&mut plan.peers, key, peer),
+            Self::Route(key, route) => write(&mut plan.routes, key, route),
+            Self::Rule(key) => write(&mut plan.rules, key, ()),
+        }
+    }
+}
+
+impl RowKey {
+    fn remove(&self, plan: &mut Plan) {
+        match self {
+            Self::Set(key) => plan.nft_sets.unset(key),
+            Self::Element(set, element) => {
+                plan.nft_elements.unset(&(set.clone(), element.clone()));
+            }
+            Self::Chain(key) => plan.nft_chains.unset(key),
+            Self::Sysctl(key) => plan.sysctls.unset(key),
+            Self::Pod(pod) => plan.pods.unset(pod),
+            Self::Tunnel(name) => plan.tunnels.unset(name),
+            Self::Address(name, net) => plan.addresses.unset(&(name.clone(), *net)),
+            Self::Peer(name, key) => plan.peers.unset(&(name.clone(), *key)),
+            Self::Route(key) => plan.routes.unset(key),
+            Self::Rule(key) => plan.rules.unset(key),
+        }
+    }
+}
+
+fn write<K: Ord + Clone, V: Clone + PartialEq>(table: &mut Table<K, V>, key: K, row: V) -> bool {
+    if table.get(&key) == Some(&row) {
+        return false;
+    }
+    table.set(key, row);
+
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_that_changes_leaves_the_rows_of_others_alone() {
+        let (mut ledger, mut plan) = (Ledger::default(), Plan::default());
+        let sysctl = |name: &str| Row::Sysctl(name.into(), "1".into());
+        let node = Owner::Node("b".parse().unwrap());
+        ledger.replace(&mut plan, &Owner::Base, vec![sysctl("a")]);
+        ledger.replace(&mut plan, &node, vec![sysctl("b"), sysctl("c")]);
+
+        ledger.replace(&mut plan, &node, vec![sysctl("c")]);
+
+        assert_eq!(plan.sysctls.rows().keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(plan.generation, 3);
+        ledger.replace(&mut plan, &node, vec![sysctl("c")]);
+        assert_eq!(plan.generation, 3);
+    }
+}

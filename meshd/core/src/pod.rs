@@ -1,0 +1,497 @@
+//! Local pods: from the request to the answer, and back.
+//!
+//! ```text
+//! requested ─▶ addresses ─▶ rows in the kernel ─▶ endpoint in the store ─▶ answered
+//! released  ─▶ rows out of the kernel ─▶ addresses given back ─▶ endpoint removed
+//! ```
+//!
+//! **Invariant:** an address is given back only after its rows have left the kernel, and after every
+//! assignment for the pod has ended.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use model::{
+    ActionKind, ActionResult, Family, PodName,
+    action::{AddressRequest, PodAnswer},
+    event::PodRequest,
+    family::host_net,
+    plan::PodInterface,
+    resource::{WorkloadEndpoint, ip_pool::AllowedUse},
+};
+
+use crate::{
+    World,
+    fact::Touched,
+    guard,
+    ledger::{Owner, Row},
+    own, pool, route,
+    task::{Ended, PodTask, TaskKey},
+};
+
+/// Name of the network in handles, as Calico's CNI configuration has it.
+const NETWORK: &str = "k8s-pod-network";
+
+/// Every local pod.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pods {
+    pods: BTreeMap<PodName, Pod>,
+    /// Pods that may go a step further.
+    ready: BTreeSet<PodName>,
+}
+
+/// A local pod and how far it has come.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    /// What was asked for; `None` for a pod that is only to be cleaned up.
+    pub(crate) request: Option<PodRequest>,
+    pub(crate) handle: Option<String>,
+    pub(crate) addresses: BTreeMap<Family, IpAddr>,
+    pub(crate) stage: Stage,
+    /// Asked for while its predecessor was still there.
+    successor: Option<PodRequest>,
+}
+
+/// How far a pod has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Addresses are looked for.
+    Assigning,
+    /// Its rows are in this generation of the plan.
+    Placed(u64),
+    /// Its endpoint is in the store; the answer is due.
+    Published,
+    /// It was answered.
+    Ready,
+    /// It gets no interface.
+    Failed(String),
+    /// Its rows are gone since this generation of the plan.
+    Leaving(u64),
+    /// Its addresses were given back.
+    Released,
+}
+
+impl Pods {
+    /// Returns the pods that have their addresses, in order.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (&PodName, &Pod)> {
+        self.pods.iter().filter(|(_, pod)| pod.is_placed())
+    }
+}
+
+impl Pod {
+    fn new(request: PodRequest) -> Self {
+        Self {
+            handle: Some(format!("{NETWORK}.{}", request.sandbox)),
+            request: Some(request),
+            addresses: BTreeMap::new(),
+            stage: Stage::Assigning,
+            successor: None,
+        }
+    }
+
+    fn is_placed(&self) -> bool {
+        match self.stage {
+            Stage::Placed(_) | Stage::Published | Stage::Ready => true,
+            Stage::Assigning | Stage::Failed(_) | Stage::Leaving(_) | Stage::Released => false,
+        }
+    }
+
+    fn waits(&self) -> bool {
+        match self.stage {
+            Stage::Assigning | Stage::Placed(_) | Stage::Leaving(_) => true,
+            Stage::Published | Stage::Ready | Stage::Failed(_) | Stage::Released => false,
+        }
+    }
+
+    fn nets(&self) -> Vec<IpNet> {
+        self.addresses.values().map(|address| host_net(*address)).collect()
+    }
+}
+
+impl World {
+    /// Takes in a request. The same sandbox is answered again, another one replaces the former.
+    pub(crate) fn request_pod(&mut self, request: PodRequest) -> Touched {
+        let name = request.pod.clone();
+        let is_same = |pod: &Pod| {
+            pod.request.as_ref().is_some_and(|former| former.sandbox == request.sandbox)
+        };
+        self.pods.ready.insert(name.clone());
+        let Some(pod) = self.pods.pods.get_mut(&name) else {
+            self.pods.pods.insert(name, Pod::new(request));
+            return Touched::nothing();
+        };
+        match &pod.stage {
+            Stage::Ready if is_same(pod) => {
+                pod.request = Some(request);
+                pod.stage = Stage::Published;
+                self.replace_pod(&name);
+            }
+            Stage::Assigning | Stage::Placed(_) | Stage::Published if is_same(pod) => {}
+            Stage::Leaving(_) | Stage::Released | Stage::Failed(_) => {
+                pod.successor = Some(request);
+            }
+            Stage::Assigning | Stage::Placed(_) | Stage::Published | Stage::Ready => {
+                pod.successor = Some(request);
+                self.start_leaving(&name);
+            }
+        }
+
+        Touched::nothing()
+    }
+
+    /// Takes in that a pod's interface is to go; also one that was set up before a restart.
+    pub(crate) fn release_pod(&mut self, name: &PodName) -> Touched {
+        self.pods.ready.insert(name.clone());
+        if !self.pods.pods.contains_key(name) {
+            let pod = Pod {
+                request: None,
+                handle: None,
+                addresses: BTreeMap::new(),
+                stage: Stage::Assigning,
+                successor: None,
+            };
+            self.pods.pods.insert(name.clone(), pod);
+        }
+        if let Some(pod) = self.pods.pods.get_mut(name) {
+            pod.successor = None;
+        }
+        self.start_leaving(name);
+
+        Touched::nothing()
+    }
+
+    /// Takes in how an action for a pod ended.
+    pub(crate) fn end_pod_task(&mut self, ended: Ended) {
+        let TaskKey::Pod(name, task) = ended.key else {
+            return;
+        };
+        self.pods.ready.insert(name.clone());
+        let Some(pod) = self.pods.pods.get_mut(&name) else {
+            return;
+        };
+        match (task, &pod.stage, ended.result) {
+            (_, _, ActionResult::Retry(_)) => {}
+            (PodTask::Assign(family), Stage::Assigning, ActionResult::Address(address)) => {
+                pod.addresses.insert(family, address);
+            }
+            (
+                PodTask::Assign(_) | PodTask::Publish,
+                Stage::Assigning | Stage::Placed(_),
+                ActionResult::Refused(why),
+            ) => pod.stage = Stage::Failed(why),
+            (PodTask::Publish, Stage::Placed(_), _) => pod.stage = Stage::Published,
+            (PodTask::Answer, Stage::Published, _) => pod.stage = Stage::Ready,
+            (PodTask::Answer, Stage::Failed(_), _) => self.start_leaving(&name),
+            (PodTask::Release, Stage::Leaving(_), _) => pod.stage = Stage::Released,
+            (PodTask::Remove, Stage::Released, _) => {
+                self.tasks.forget(&TaskKey::Pod(name.clone(), PodTask::Remove));
+                let successor = self.pods.pods.remove(&name).and_then(|pod| pod.successor);
+                self.pods.pods.extend(successor.map(|next| (name, Pod::new(next))));
+            }
+            (
+                PodTask::Assign(_)
+                | PodTask::Publish
+                | PodTask::Answer
+                | PodTask::Release
+                | PodTask::Remove,
+                _,
+                ActionResult::Done | ActionResult::Address(_) | ActionResult::Refused(_),
+            ) => {}
+        }
+    }
+
+    /// Takes every pod that may go on a step further.
+    pub(crate) fn advance_pods(&mut self) {
+        let names = std::mem::take(&mut self.pods.ready);
+        for name in names {
+            // Each step either ends in a stage that waits or leads to the next one.
+            for _ in 0..4 {
+                let before = self.pods.pods.get(&name).map(|pod| pod.stage.clone());
+                self.advance_pod(&name);
+                if self.pods.pods.get(&name).map(|pod| pod.stage.clone()) == before {
+                    break;
+                }
+            }
+            // Those that wait for blocks or for the kernel look again after the next event.
+            if self.pods.pods.get(&name).is_some_and(Pod::waits) {
+                self.pods.ready.insert(name);
+            }
+        }
+    }
+
+    /// Writes the rows of every pod again: MTU or state of the guard changed.
+    pub(crate) fn replace_pods(&mut self) {
+        let names = self.pods.placed().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        for name in names {
+            self.replace_pod(&name);
+        }
+    }
+
+    fn advance_pod(&mut self, name: &PodName) {
+        let Some(pod) = self.pods.pods.get(name).cloned() else {
+            return;
+        };
+        let key = |task| TaskKey::Pod(name.clone(), task);
+        let keep = match pod.stage {
+            Stage::Assigning => return self.assign(name, &pod),
+            Stage::Placed(generation) if self.has_applied(generation) => {
+                let endpoint = ActionKind::PublishEndpoint(Box::new(self.endpoint(&pod, name)));
+                self.tasks.ensure(key(PodTask::Publish), endpoint, self.now);
+                Some(PodTask::Publish)
+            }
+            Stage::Published => {
+                let answer = self.answer(&pod, name);
+                let kind = ActionKind::AnswerPod(name.clone(), Ok(answer));
+                self.tasks.ensure(key(PodTask::Answer), kind, self.now);
+                Some(PodTask::Answer)
+            }
+            Stage::Failed(why) => {
+                let kind = ActionKind::AnswerPod(name.clone(), Err(why));
+                self.tasks.ensure(key(PodTask::Answer), kind, self.now);
+                Some(PodTask::Answer)
+            }
+            Stage::Leaving(generation) if self.has_applied(generation) => {
+                self.give_back(name, &pod);
+                Some(PodTask::Release)
+            }
+            Stage::Released => {
+                let endpoint = WorkloadEndpoint::object_name(&self.facts.own, name);
+                let kind = ActionKind::RemoveEndpoint { pod: name.clone(), name: endpoint };
+                self.tasks.ensure(key(PodTask::Remove), kind, self.now);
+                Some(PodTask::Remove)
+            }
+            Stage::Placed(_) | Stage::Leaving(_) | Stage::Ready => None,
+        };
+        self.forget_pod_tasks(name, keep);
+    }
+
+    fn forget_pod_tasks(&mut self, name: &PodName, keep: Option<PodTask>) {
+        let all = [PodTask::Publish, PodTask::Answer, PodTask::Release, PodTask::Remove];
+        let assigns = Family::BOTH.map(PodTask::Assign);
+        for task in all.into_iter().chain(assigns).filter(|task| Some(*task) != keep) {
+            self.tasks.forget(&TaskKey::Pod(name.clone(), task));
+        }
+    }
+
+    /// Gives the addresses back, once no assignment is under way any more.
+    fn give_back(&mut self, name: &PodName, pod: &Pod) {
+        let is_assigning = Family::BOTH
+            .iter()
+            .any(|f| self.tasks.is_under_way(&TaskKey::Pod(name.clone(), PodTask::Assign(*f))));
+        if is_assigning {
+            return;
+        }
+        let handle = pod.handle.clone().or_else(|| self.handle_of(name));
+        let Some(handle) = handle else {
+            if let Some(pod) = self.pods.pods.get_mut(name) {
+                pod.stage = Stage::Released;
+            }
+            return;
+        };
+        let blocks = self.own.blocks.iter().copied().collect();
+        let kind = ActionKind::ReleaseHandle { handle, blocks };
+        self.tasks.ensure(TaskKey::Pod(name.clone(), PodTask::Release), kind, self.now);
+    }
+
+    /// Finds the handle of a pod that an earlier run of the agent set up.
+    fn handle_of(&self, name: &PodName) -> Option<String> {
+        let is_pods = |attribute: &&model::resource::ipam_block::Attribute| {
+            attribute.secondary.get("pod") == Some(&name.name)
+                && attribute.secondary.get("namespace") == Some(&name.namespace)
+        };
+        let blocks = self.own.blocks.iter();
+        let blocks = blocks.filter_map(|cidr| self.facts.blocks.get(cidr)?.own.as_deref());
+
+        blocks.flat_map(|b| &b.attributes).filter(is_pods).find_map(|a| a.handle_id.clone())
+    }
+
+    /// Asks for what addresses the pod still lacks; places it when it has them all.
+    fn assign(&mut self, name: &PodName, pod: &Pod) {
+        let (Some(request), Some(handle)) = (&pod.request, &pod.handle) else {
+            return;
+        };
+        let wanted = match self.wanted_addresses(request) {
+            Ok(wanted) => wanted,
+            Err(why) => return self.set_stage(name, Stage::Failed(why)),
+        };
+        let held = own::held(&self.facts, &self.own.blocks, handle);
+        let mut addresses = pod.addresses.clone();
+        for address in held.into_iter().rev() {
+            addresses.insert(Family::of(address), address);
+        }
+        addresses.retain(|family, _| wanted.contains_key(family));
+        let missing = wanted.iter().filter(|(family, _)| !addresses.contains_key(family));
+        let missing = missing.map(|(f, wanted)| (*f, *wanted)).collect::<Vec<_>>();
+        if let Some(pod) = self.pods.pods.get_mut(name) {
+            pod.addresses = addresses;
+        }
+        if missing.is_empty() {
+            self.forget_pod_tasks(name, None);
+            self.set_stage(name, Stage::Placed(0));
+            self.replace_pod(name);
+            return self.set_stage(name, Stage::Placed(self.plan.generation));
+        }
+        for (family, address) in missing {
+            match self.block_for(family, address) {
+                Ok(Some(block)) => self.ask_for(name, block, handle, family, address),
+                Ok(None) => {}
+                Err(why) => return self.set_stage(name, Stage::Failed(why)),
+            }
+        }
+    }
+
+    /// Returns the families in which the pod gets an address, and which one it insists on.
+    fn wanted_addresses(
+        &self,
+        request: &PodRequest,
+    ) -> Result<BTreeMap<Family, Option<IpAddr>>, String> {
+        if !request.addresses.is_empty() {
+            let wanted = request.addresses.iter().map(|a| (Family::of(*a), Some(*a)));
+            return Ok(wanted.collect());
+        }
+        let pools = self.facts.pools.values().filter(|pool| pool::selects(pool, &self.facts));
+        let pools = pools.filter(|pool| pool.allowed_uses.contains(&AllowedUse::Workload));
+        let wanted: BTreeMap<_, _> =
+            pools.map(|pool| (Family::of_net(&pool.cidr), None)).collect();
+        if wanted.is_empty() {
+            return Err(format!("no configured pools for node {}", self.facts.own));
+        }
+
+        Ok(wanted)
+    }
+
+    /// Finds a block of ours for an address; `None` while one is still being claimed.
+    fn block_for(&self, family: Family, address: Option<IpAddr>) -> Result<Option<IpNet>, String> {
+        if let Some(address) = address {
+            let block = self.own.blocks.iter().find(|block| block.contains(&address));
+            let foreign = || format!("{address} is in no block of node {}", self.facts.own);
+            return block.copied().map(Some).ok_or_else(foreign);
+        }
+        let serves = |block: &&IpNet| {
+            Family::of_net(block) == family
+                && pool::of_block(&self.facts, **block).is_ok_and(|pool| {
+                    !pool.disabled && pool.allowed_uses.contains(&AllowedUse::Workload)
+                })
+        };
+        let mut blocks = self.own.blocks.iter().filter(serves);
+        let with_space = |block: &&IpNet| {
+            let own = self.facts.blocks.get(*block).and_then(|block| block.own.as_deref());
+            own.is_some_and(|block| !block.unallocated.is_empty())
+        };
+        let first = blocks.clone().next().copied();
+        if let Some(block) = blocks.find(with_space).copied().or(first) {
+            return Ok(Some(block));
+        }
+        let refused = self.tasks.refusals().find_map(|(key, why)| match key {
+            TaskKey::ClaimBlock(pool) if Family::of_net(pool) == family => Some(why.to_owned()),
+            TaskKey::ClaimBlock(_)
+            | TaskKey::ClaimKey(_)
+            | TaskKey::ClaimAddress(_)
+            | TaskKey::Publish
+            | TaskKey::TunnelAddress(_)
+            | TaskKey::Pod(..) => None,
+        });
+
+        refused.map_or(Ok(None), Err)
+    }
+
+    fn ask_for(
+        &mut self,
+        name: &PodName,
+        block: IpNet,
+        handle: &str,
+        family: Family,
+        address: Option<IpAddr>,
+    ) {
+        let attributes = [
+            ("namespace", name.namespace.clone()),
+            ("node", self.facts.own.to_string()),
+            ("pod", name.name.clone()),
+        ];
+        let request = AddressRequest {
+            block,
+            handle: handle.to_owned(),
+            attributes: attributes.into_iter().map(|(key, v)| (key.to_owned(), v)).collect(),
+            address,
+        };
+        let key = TaskKey::Pod(name.clone(), PodTask::Assign(family));
+        // A block that changes meanwhile does not change the question.
+        if !self.tasks.is_under_way(&key) {
+            self.tasks.ensure(key, ActionKind::AssignAddress(request), self.now);
+        }
+    }
+
+    fn start_leaving(&mut self, name: &PodName) {
+        let is_leaving = self.pods.pods.get(name).is_some_and(|pod| match pod.stage {
+            Stage::Leaving(_) | Stage::Released => true,
+            Stage::Assigning
+            | Stage::Placed(_)
+            | Stage::Published
+            | Stage::Ready
+            | Stage::Failed(_) => false,
+        });
+        if is_leaving {
+            return;
+        }
+        self.write(Owner::Pod(name.clone()), Vec::new());
+        self.forget_pod_tasks(name, None);
+        self.set_stage(name, Stage::Leaving(self.plan.generation));
+    }
+
+    fn set_stage(&mut self, name: &PodName, stage: Stage) {
+        if let Some(pod) = self.pods.pods.get_mut(name) {
+            pod.stage = stage;
+        }
+    }
+
+    fn replace_pod(&mut self, name: &PodName) {
+        let Some(pod) = self.pods.pods.get(name) else {
+            return;
+        };
+        let Some(request) = &pod.request else {
+            return;
+        };
+        let host = WorkloadEndpoint::host_interface(name);
+        let interface = PodInterface {
+            host: host.clone(),
+            inside: request.interface.clone(),
+            netns: request.netns.clone(),
+            addresses: pod.nets(),
+            mtu: self.pod_mtu(),
+        };
+        let mut rows = vec![Row::Pod(name.clone(), interface)];
+        for address in pod.addresses.values() {
+            rows.push(guard::pod_source(&host, *address));
+            rows.push(route::to_pod(host_net(*address), host.clone()));
+        }
+        self.write(Owner::Pod(name.clone()), rows);
+    }
+
+    fn endpoint(&self, pod: &Pod, name: &PodName) -> WorkloadEndpoint {
+        let request = pod.request.as_ref();
+        let account = request.and_then(|request| request.service_account.clone());
+        let mut profiles = vec![format!("kns.{}", name.namespace)];
+        profiles.extend(account.map(|account| format!("ksa.{}.{account}", name.namespace)));
+
+        WorkloadEndpoint {
+            name: WorkloadEndpoint::object_name(&self.facts.own, name),
+            pod: name.clone(),
+            node: self.facts.own.clone(),
+            interface: WorkloadEndpoint::host_interface(name),
+            addresses: pod.nets(),
+            labels: request.map(|request| request.labels.clone()).unwrap_or_default(),
+            profiles,
+        }
+    }
+
+    fn answer(&self, pod: &Pod, name: &PodName) -> PodAnswer {
+        PodAnswer {
+            addresses: pod.nets(),
+            host_interface: WorkloadEndpoint::host_interface(name).to_string(),
+            mtu: self.pod_mtu(),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What this node asks of the store: its grants, its blocks, and what it says about itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{
+    ActionKind, Family, Phase, PublicKey, Record,
+    action::{AddressRequest, NodePublication},
+    record::{RECORD_VERSION, TunnelClaim},
+    resource::Node,
+};
+
+use crate::{
+    fact::Facts,
+    own::{self, Own},
+    pool,
+    task::TaskKey,
+    wish::Wish,
+};
+
+/// Returns everything that must be asked of the store before this node can take part.
+pub(crate) fn claims(facts: &Facts, wish: &Wish, own: &Own) -> Vec<(TaskKey, ActionKind)> {
+    let mut wanted = Vec::new();
+    for device in wish.devices.iter().filter(|_| wish.wanted) {
+        let Some(key) = facts.keys.get(device.slot()).or(facts.keys.first()) else {
+            continue;
+        };
+        // A claim that names somebody else stays; the authority alone deletes claims.
+        if !facts.key_claims.contains_key(&key.claim_name()) {
+            wanted.push((TaskKey::ClaimKey(*key), ActionKind::ClaimKey(*key)));
+        }
+    }
+    for address in &own.candidates {
+        if !facts.address_claims.contains_key(address) {
+            wanted.push((TaskKey::ClaimAddress(*address), ActionKind::ClaimAddress(*address)));
+        }
+    }
+    for pool in facts.pools.values().filter(|pool| pool::selects(pool, facts)) {
+        if !own.blocks.iter().any(|block| pool.cidr.contains(block)) {
+            let (pool, block_size) = (pool.cidr, pool.block_size);
+            wanted.push((TaskKey::ClaimBlock(pool), ActionKind::ClaimBlock { pool, block_size }));
+        }
+    }
+    for family in missing_tunnel_addresses(facts, wish, own) {
+        if let Some(request) = tunnel_address(facts, own, family) {
+            let kind = ActionKind::AssignAddress(request);
+            wanted.push((TaskKey::TunnelAddress(family), kind));
+        }
+    }
+
+    wanted
+}
+
+/// Returns the families whose tunnel address is still to come, though a pool could give one.
+pub(crate) fn missing_tunnel_addresses(
+    facts: &Facts,
+    wish: &Wish,
+    own: &Own,
+) -> BTreeSet<Family> {
+    let is_served = |family: Family| {
+        let of_family = |net: &ipnet::IpNet| Family::of_net(net) == family;
+        let pools = facts.pools.values().filter(|pool| pool::selects(pool, facts));
+
+        own.blocks.iter().any(of_family) || pools.map(|pool| pool.cidr).any(|net| of_family(&net))
+    };
+
+    Family::BOTH
+        .into_iter()
+        .filter(|family| wish.wanted && own.device_for(*family).is_some())
+        .filter(|family| !own.tunnel_addresses.contains_key(family) && is_served(*family))
+        .collect()
+}
+
+/// Returns the assignment of a tunnel address, as Calico's node start-up makes it.
+fn tunnel_address(facts: &Facts, own: &Own, family: Family) -> Option<AddressRequest> {
+    let block = own.blocks.iter().find(|block| Family::of_net(block) == family)?;
+    let kind = match family {
+        Family::V4 => "wireguardTunnelAddress",
+        Family::V6 => "wireguardV6TunnelAddress",
+    };
+
+    Some(AddressRequest {
+        block: *block,
+        handle: own::tunnel_handle(facts, family),
+        attributes: BTreeMap::from([
+            ("node".to_owned(), facts.own.to_string()),
+            ("type".to_owned(), kind.to_owned()),
+        ]),
+        address: None,
+    })
+}
+
+/// Returns what this node says about itself in a phase; the epoch is still to be set.
+pub(crate) fn publication(
+    facts: &Facts,
+    wish: &Wish,
+    own: &Own,
+    phase: Phase,
+) -> NodePublication {
+    let speaks = phase >= Phase::Leaving;
+    let devices = own.devices.iter().filter(|_| speaks);
+    let seen = facts.nodes.get(&facts.own).and_then(|node| record_of(node));
+    let mut addresses = BTreeMap::new();
+    let mut endpoints = Vec::new();
+    for address in &own.granted {
+        let net = own.addresses.iter().find(|net| net.addr() == *address);
+        if let (Some(net), false) = (net, addresses.contains_key(&Family::of(*address))) {
+            addresses.insert(Family::of(*address), *net);
+            endpoints.push(*address);
+        }
+    }
+    let record = Record {
+        version: RECORD_VERSION,
+        node: facts.own.clone(),
+        epoch: 0,
+        tunnels: devices
+            .clone()
+            .map(|device| TunnelClaim {
+                key: device.key,
+                port: device.wish.port,
+                families: device.wish.families.iter().copied().collect(),
+            })
+            .collect(),
+        endpoints,
+        addresses: own.granted.clone(),
+        phase,
+        conditions: conditions(wish),
+        signature: None,
+        unknown: seen.map(|record| record.unknown.clone()).unwrap_or_default(),
+    };
+
+    NodePublication {
+        node: facts.own.clone(),
+        record,
+        addresses,
+        tunnel_addresses: if speaks { own.tunnel_addresses.clone() } else { BTreeMap::new() },
+        keys: devices.map(|device| (device.wish.native, device.key)).collect(),
+    }
+}
+
+/// Returns whether the store shows exactly this, whatever the epoch.
+pub(crate) fn is_published(node: Option<&Node>, publication: &NodePublication) -> bool {
+    let Some(node) = node else {
+        return false;
+    };
+    let Some(seen) = record_of(node) else {
+        return false;
+    };
+    let wanted = Record { epoch: seen.epoch, ..publication.record.clone() };
+    let key = |field: &Option<Result<PublicKey, String>>| match field {
+        Some(Ok(key)) => Some(*key),
+        Some(Err(_)) | None => None,
+    };
+    let keys = [(Family::V4, key(&node.key_v4)), (Family::V6, key(&node.key_v6))];
+    let keys: BTreeMap<_, _> =
+        keys.into_iter().filter_map(|(family, key)| Some((family, key?))).collect();
+    let tunnels = node.tunnel_addresses.iter().map(|address| (Family::of(*address), *address));
+    let addresses = node.addresses.iter().map(|net| (Family::of_net(net), *net));
+
+    *seen == wanted
+        && keys == publication.keys
+        && tunnels.collect::<BTreeMap<_, _>>() == publication.tunnel_addresses
+        && addresses.collect::<BTreeMap<_, _>>() == publication.addresses
+}
+
+/// Returns a node's record, when it can be read.
+pub(crate) fn record_of(node: &Node) -> Option<&Record> {
+    node.record.as_ref()?.as_ref().ok()
+}
+
+/// What of the settings peers and operators should see; short, so that the record stays small.
+fn conditions(wish: &Wish) -> BTreeMap<String, String> {
+    let short = |text: &String| text.chars().take(128).collect::<String>();
+
+    wish.conditions.iter().take(8).map(|(name, text)| (name.clone(), short(text))).collect()
+}

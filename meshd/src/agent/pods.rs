@@ -1,0 +1,140 @@
+//! The pods that asked for an interface on this node, kept over restarts of the agent.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use model::{PodName, event::PodRequest};
+use serde::{Deserialize, Serialize};
+
+/// The version of the file.
+const VERSION: u32 = 1;
+
+/// Which pods live here, on disk.
+#[derive(Debug)]
+pub(crate) struct PodFile {
+    path: PathBuf,
+    pods: BTreeMap<PodName, PodRequest>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    pods: Vec<PodRequest>,
+}
+
+impl PodFile {
+    /// Reads the file; none there means no pods.
+    pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
+        let context = || format!("could not read the pods of this node from {}", path.display());
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { path, pods: BTreeMap::new() });
+            }
+            Err(error) => return Err(error).with_context(context),
+        };
+        let stored: Stored = serde_json::from_slice(&text).with_context(context)?;
+        if stored.version != VERSION {
+            bail!("{} has version {}, this agent reads {VERSION}", path.display(), stored.version);
+        }
+        let pods = stored.pods.into_iter().map(|pod| (pod.pod.clone(), pod)).collect();
+
+        Ok(Self { path, pods })
+    }
+
+    /// Returns the pods that still have a network namespace.
+    ///
+    /// A reboot takes every namespace with it; their pods will ask again under new sandboxes.
+    pub(crate) fn alive(&self) -> Vec<PodRequest> {
+        self.pods.values().filter(|pod| Path::new(&pod.netns).exists()).cloned().collect()
+    }
+
+    /// Returns the pods whose network namespace is gone.
+    pub(crate) fn dead(&self) -> Vec<PodName> {
+        let gone = |pod: &&PodRequest| !Path::new(&pod.netns).exists();
+
+        self.pods.values().filter(gone).map(|pod| pod.pod.clone()).collect()
+    }
+
+    /// Remembers a pod.
+    pub(crate) fn add(&mut self, pod: PodRequest) -> anyhow::Result<()> {
+        self.pods.insert(pod.pod.clone(), pod);
+
+        self.save()
+    }
+
+    /// Forgets a pod.
+    pub(crate) fn remove(&mut self, pod: &PodName) -> anyhow::Result<()> {
+        if self.pods.remove(pod).is_none() {
+            return Ok(());
+        }
+
+        self.save()
+    }
+
+    fn save(&self) -> anyhow::Result<()> {
+        let stored = Stored { version: VERSION, pods: self.pods.values().cloned().collect() };
+        let text = serde_json::to_vec(&stored).context("could not write the pods of this node")?;
+
+        replace(&self.path, &text)
+            .with_context(|| format!("could not write the pods of this node to {}", self.path.display()))
+    }
+}
+
+/// Writes a file whole or not at all: beside it, then renamed over it. Only its owner reads it.
+pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_survive_a_restart_and_those_without_a_namespace_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pods.json");
+        let mut file = PodFile::open(path.clone()).unwrap();
+        file.add(pod("here", "/proc/self/ns/net")).unwrap();
+        file.add(pod("gone", "/nonexistent")).unwrap();
+
+        let again = PodFile::open(path).unwrap();
+
+        assert_eq!(again.alive(), [pod("here", "/proc/self/ns/net")]);
+        assert_eq!(again.dead(), [PodName::parse("default/gone").unwrap()]);
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_refused_not_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pods.json");
+        fs::write(&path, r#"{"version": 2, "pods": []}"#).unwrap();
+
+        assert!(PodFile::open(path).is_err());
+    }
+
+    fn pod(name: &str, netns: &str) -> PodRequest {
+        PodRequest {
+            pod: PodName::parse(&format!("default/{name}")).unwrap(),
+            sandbox: name.to_owned(),
+            netns: netns.to_owned(),
+            interface: "eth0".parse().unwrap(),
+            labels: BTreeMap::new(),
+            service_account: None,
+            addresses: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The loop: one task that owns the brain and the hands.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use dataplane::{Dataplane, KernelEvent, PeerStatistics};
+use futures::StreamExt;
+use meshd_core::{WATCHED, World};
+use model::{
+    Action, ActionId, ActionKind, ActionResult, Event, Moment, NodeName, Object, ObjectKey,
+    PodName, PublicKey, Resource,
+    action::PodAnswer,
+    event::PodRequest,
+    status::{Held, PeerStatus, Status},
+};
+use store::{Client, StoreEvent};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::block_in_place,
+};
+
+use super::{
+    api::Ask,
+    executor::{Executor, WallTime},
+    held::HeldRevisions,
+    metrics::{self, Counters},
+    pods::PodFile,
+    recording::Recorder,
+};
+use crate::guard::LastGood;
+
+/// How many store events are taken in before the plan is applied.
+const BATCH: usize = 4096;
+
+/// How often the server is asked from where it sees us.
+const HELLO_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The parts of a running agent.
+pub(crate) struct Shell {
+    started: Instant,
+    world: World,
+    dataplane: Dataplane,
+    client: Client,
+    executor: Executor,
+    recorder: Option<Recorder>,
+    state: PathBuf,
+    pods: PodFile,
+    asked: BTreeMap<PodName, Vec<oneshot::Sender<Result<PodAnswer, String>>>>,
+    held: HeldRevisions,
+    counters: Counters,
+    results: mpsc::UnboundedSender<(ActionId, ActionResult)>,
+    ended: mpsc::UnboundedReceiver<(ActionId, ActionResult)>,
+    last_good: LastGood,
+    applied: Option<Pass>,
+}
+
+/// The last pass over the plan.
+#[derive(Debug)]
+struct Pass {
+    generation: u64,
+    failures: BTreeMap<String, String>,
+    retry_at: Option<Moment>,
+}
+
+impl Shell {
+    /// Puts the parts together.
+    pub(crate) fn new(
+        node: NodeName,
+        world: World,
+        dataplane: Dataplane,
+        client: Client,
+        recorder: Option<Recorder>,
+        state: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let (results, ended) = mpsc::unbounded_channel();
+        let last_good = LastGood::load(&state)?.unwrap_or_default();
+
+        Ok(Self {
+            started: Instant::now(),
+            executor: Executor::new(node, client.clone()),
+            world,
+            dataplane,
+            client,
+            recorder,
+            pods: PodFile::open(state.join("pods.json"))?,
+            state,
+            asked: BTreeMap::new(),
+            held: HeldRevisions::default(),
+            counters: Counters::new().context("could not make the metrics")?,
+            results,
+            ended,
+            last_good,
+            applied: None,
+        })
+    }
+
+    /// Runs until a source ends, which none should.
+    pub(crate) async fn run(
+        mut self,
+        keys: Vec<PublicKey>,
+        mut asks: mpsc::Receiver<Ask>,
+    ) -> anyhow::Result<()> {
+        let mut kernel = self.dataplane.events().context("could not watch the kernel")?;
+        let mut store = self.client.watch_all(WATCHED);
+        let mut hello = tokio::time::interval(HELLO_INTERVAL);
+        let (greetings, mut greeted) = mpsc::unbounded_channel();
+
+        self.tell(Event::Keys(keys))?;
+        for pod in self.pods.dead() {
+            self.tell(Event::PodReleased(pod.clone()))?;
+            self.pods.remove(&pod)?;
+        }
+        for pod in self.pods.alive() {
+            self.tell(Event::PodRequested(pod))?;
+        }
+
+        loop {
+            let wake = self.wake_at();
+            tokio::select! {
+                Some(event) = store.next() => {
+                    self.store_event(event, &greetings)?;
+                    self.store_batch(&mut store, &greetings)?;
+                }
+                Some(event) = kernel.recv() => self.kernel_event(event)?,
+                Some(ask) = asks.recv() => self.answer(ask)?,
+                Some((id, result)) = self.ended.recv() => self.tell(Event::ActionDone(id, result))?,
+                Some(source) = greeted.recv() => self.tell(Event::ServerSawUs(source))?,
+                _ = hello.tick() => self.greet(&greetings),
+                () = tokio::time::sleep_until(wake.into()) => self.tell(Event::Tick)?,
+                else => anyhow::bail!("every source of the agent ended"),
+            }
+            self.settle()?;
+        }
+    }
+
+    /// Takes in what the store has ready, so that a burst is planned once.
+    fn store_batch(
+        &mut self,
+        store: &mut (impl futures::Stream<Item = StoreEvent> + Unpin),
+        greetings: &mpsc::UnboundedSender<Vec<std::net::IpAddr>>,
+    ) -> anyhow::Result<()> {
+        for _ in 1..BATCH {
+            let Some(Some(event)) = futures::FutureExt::now_or_never(store.next()) else { break };
+            self.store_event(event, greetings)?;
+        }
+
+        Ok(())
+    }
+
+    fn store_event(
+        &mut self,
+        event: StoreEvent,
+        greetings: &mpsc::UnboundedSender<Vec<std::net::IpAddr>>,
+    ) -> anyhow::Result<()> {
+        match event {
+            StoreEvent::Applied(object) => {
+                self.held.applied(&object);
+                self.tell(parsed(&object))
+            }
+            StoreEvent::Deleted(key) => {
+                self.held.deleted(&key);
+                self.tell(Event::Deleted(key))
+            }
+            StoreEvent::InSync(kind) => self.tell(Event::InSync(kind)),
+            StoreEvent::Connected(connected) => {
+                if connected {
+                    self.greet(greetings);
+                }
+                self.tell(Event::StoreConnected(connected))
+            }
+        }
+    }
+
+    fn kernel_event(&mut self, event: KernelEvent) -> anyhow::Result<()> {
+        match event {
+            KernelEvent::Underlay(links) => self.tell(Event::Underlay(links)),
+            KernelEvent::Handshake { device, peer } => self.tell(Event::Handshake { device, peer }),
+            KernelEvent::Drift(component) => {
+                tracing::debug!(component = component.name(), "Somebody changed what is ours");
+                self.dataplane.distrust(component);
+                self.applied = None;
+
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks the server, beside the loop, from which addresses it sees us.
+    fn greet(&self, greetings: &mpsc::UnboundedSender<Vec<std::net::IpAddr>>) {
+        let (client, greetings) = (self.client.clone(), greetings.clone());
+        tokio::spawn(async move {
+            match client.sources().await {
+                Ok(sources) => drop(greetings.send(sources.into_iter().collect())),
+                Err(error) => tracing::debug!(%error, "The server did not say from where it sees us"),
+            }
+        });
+    }
+
+    fn tell(&mut self, event: Event) -> anyhow::Result<()> {
+        let now = self.now();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&event, now)?;
+        }
+        self.counters.events.inc();
+        self.world.apply(event, now);
+
+        Ok(())
+    }
+
+    /// Brings the machine up to date and carries out actions, until neither changes the other.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        loop {
+            while let Some(action) = self.world.poll_action() {
+                self.carry_out(action)?;
+            }
+            if !self.is_due() {
+                return Ok(());
+            }
+            self.apply_plan()?;
+        }
+    }
+
+    /// Nothing is programmed before the sources are in sync: until then the kernel keeps what it has.
+    fn is_due(&mut self) -> bool {
+        let now = self.now();
+        let plan = self.world.plan();
+
+        plan.in_sync
+            && self.applied.as_ref().is_none_or(|pass| {
+                pass.generation != plan.generation || pass.retry_at.is_some_and(|at| at <= now)
+            })
+    }
+
+    fn apply_plan(&mut self) -> anyhow::Result<()> {
+        let now = self.now();
+        let report = block_in_place(|| self.dataplane.apply(self.world.plan(), now));
+        if !report.failures.is_empty() {
+            self.counters.dataplane_failures.inc();
+        }
+        let news = self.applied.as_ref().is_none_or(|pass| {
+            pass.generation != report.generation || pass.failures != report.failures
+        });
+        if news {
+            self.tell(Event::PlanApplied {
+                generation: report.generation,
+                failures: report.failures.clone(),
+            })?;
+        }
+        if report.failures.is_empty() {
+            self.keep_guard()?;
+        }
+        self.applied = Some(Pass {
+            generation: report.generation,
+            failures: report.failures,
+            retry_at: report.retry_at,
+        });
+
+        Ok(())
+    }
+
+    /// Leaves the guard on disk for the next boot, when it changed.
+    fn keep_guard(&mut self) -> anyhow::Result<()> {
+        let guard = LastGood::of(self.world.plan());
+        if guard != self.last_good {
+            guard.save(&self.state)?;
+            self.last_good = guard;
+        }
+
+        Ok(())
+    }
+
+    fn carry_out(&mut self, action: Action) -> anyhow::Result<()> {
+        if let ActionKind::AnswerPod(pod, answer) = action.kind {
+            for reply in self.asked.remove(&pod).unwrap_or_default() {
+                // A client that went away does not want the answer any more.
+                drop(reply.send(answer.clone()));
+            }
+            return self.tell(Event::ActionDone(action.id, ActionResult::Done));
+        }
+
+        let (executor, results) = (self.executor.clone(), self.results.clone());
+        tokio::spawn(async move {
+            let result = executor.execute(action.kind, WallTime::now()).await;
+            // The loop is gone only when the process ends.
+            drop(results.send((action.id, result)));
+        });
+
+        Ok(())
+    }
+
+    fn answer(&mut self, ask: Ask) -> anyhow::Result<()> {
+        let now = self.now();
+        // A client that went away does not want the answer any more.
+        match ask {
+            Ask::Status(reply) => drop(reply.send(Box::new(self.status(now)))),
+            Ask::Peers(reply) => drop(reply.send(self.peers(now))),
+            Ask::Applied(held, reply) => drop(reply.send(self.missing(&held))),
+            Ask::Metrics(reply) => drop(reply.send(self.metrics(now))),
+            Ask::Ready(reply) => drop(reply.send(ready(&self.status(now)))),
+            Ask::AddPod(request, reply) => return self.add_pod(*request, reply),
+            Ask::DeletePod(pod, reply) => {
+                self.pods.remove(&pod)?;
+                self.tell(Event::PodReleased(pod))?;
+                self.settle()?;
+                drop(reply.send(Ok(())));
+            }
+        }
+
+        Ok(())
+    }
+
+    fn add_pod(
+        &mut self,
+        request: PodRequest,
+        reply: oneshot::Sender<Result<PodAnswer, String>>,
+    ) -> anyhow::Result<()> {
+        self.pods.add(request.clone())?;
+        self.asked.entry(request.pod.clone()).or_default().push(reply);
+
+        self.tell(Event::PodRequested(request))
+    }
+
+    fn status(&mut self, now: Moment) -> Status {
+        let mut status = self.world.status(now);
+        status.version = env!("CARGO_PKG_VERSION").to_owned();
+        status.converged = status.converged
+            && self.applied.as_ref().is_some_and(|pass| pass.failures.is_empty());
+
+        status
+    }
+
+    /// Merges what the devices count into what the brain knows.
+    fn peers(&mut self, now: Moment) -> Vec<PeerStatus> {
+        let counted = block_in_place(|| self.dataplane.statistics()).unwrap_or_else(|error| {
+            tracing::debug!(%error, "The tunnel devices did not answer");
+            Vec::new()
+        });
+        let counted: BTreeMap<PublicKey, PeerStatistics> =
+            counted.into_iter().map(|counted| (counted.peer, counted)).collect();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+
+        let mut peers = self.world.peers(now);
+        for peer in &mut peers {
+            let Some(counted) = peer.key.and_then(|key| counted.get(&key)) else { continue };
+            peer.received_bytes = counted.received;
+            peer.sent_bytes = counted.sent;
+            peer.endpoint = counted.endpoint.or(peer.endpoint);
+            peer.handshake_age_seconds =
+                counted.last_handshake.map(|at| unix.saturating_sub(at).as_secs());
+        }
+
+        peers
+    }
+
+    fn metrics(&mut self, now: Moment) -> String {
+        let (status, peers) = (self.status(now), self.peers(now));
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+
+        metrics::render(&self.counters, &status, &peers, unix)
+            .unwrap_or_else(|error| format!("# could not render the metrics: {error}\n"))
+    }
+
+    /// Says which objects this agent has not seen, or seen but not applied.
+    fn missing(&mut self, wanted: &[Held]) -> Vec<ObjectKey> {
+        let settled = !self.is_due()
+            && self.applied.as_ref().is_some_and(|pass| pass.failures.is_empty());
+
+        if settled {
+            self.held.missing(wanted)
+        } else {
+            wanted.iter().map(|held| held.key.clone()).collect()
+        }
+    }
+
+    fn now(&self) -> Moment {
+        Moment::after_start(self.started.elapsed())
+    }
+
+    /// Returns when the brain or a failed target wants to be asked again; an hour at most.
+    fn wake_at(&self) -> Instant {
+        let retry = self.applied.as_ref().and_then(|pass| pass.retry_at);
+        let latest = self.now() + Duration::from_secs(3600);
+        let at = [self.world.poll_timeout(), retry].into_iter().flatten().min().unwrap_or(latest);
+
+        self.started + at.min(latest).since_start()
+    }
+}
+
+fn parsed(object: &Object) -> Event {
+    match Resource::try_from(object) {
+        Ok(resource) => Event::Applied(resource),
+        Err(error) => Event::Invalid(object.key(), error.to_string()),
+    }
+}
+
+fn ready(status: &Status) -> Result<(), String> {
+    if !status.in_sync {
+        return Err("not in sync with the store yet".to_owned());
+    }
+    if let Some((target, reason)) = status.failures.first_key_value() {
+        return Err(format!("{target}: {reason}"));
+    }
+
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! `meshd join`: makes this host a member.
+//!
+//! Its order makes a broken-off join repeatable: the host's key is on disk before the server hears
+//! of it, and a used token is answered again to the key that used it.
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use jiff::Timestamp;
+use model::NodeName;
+use store::{Credential, Enrolment, Identity, Token, enrol, write_private};
+use zeroize::Zeroizing;
+
+use crate::service;
+
+/// Makes this host a member of a mesh.
+///
+/// Makes the host's key, gets a certificate for it, writes the agent's configuration, and starts
+/// the services where systemd runs. Running it again is harmless.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  meshd join https://192.0.2.1:7443 --token T\n  meshd join https://192.0.2.1:7443 --token T --name edge-7\n\nThe token comes from: meshctl token create")]
+pub(crate) struct Args {
+    /// The server.
+    url: String,
+
+    /// The token; - reads it from standard input.
+    #[arg(long, env = "MESHD_TOKEN", hide_env_values = true)]
+    token: String,
+
+    /// This node's name [default: the token's, else the host's].
+    #[arg(long, alias = "node")]
+    name: Option<NodeName>,
+
+    /// Where the host's key is kept.
+    #[arg(long, default_value = "/var/lib/meshd/identity")]
+    identity: PathBuf,
+
+    /// The agent's configuration, which this writes.
+    #[arg(long, env = "MESHD_CONFIG", default_value = "/var/lib/meshd/config.yaml")]
+    config: PathBuf,
+
+    /// Do not touch systemd.
+    #[arg(long)]
+    no_services: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    let token = read_token(&args.token)?;
+    let credential = match member(&args, &token, Timestamp::now())? {
+        Some(present) => present,
+        None => runtime.block_on(become_member(&args, &token))?,
+    };
+    say(&format!("{} is a member of mesh {:.12}", credential.identity().name(), credential.mesh()?));
+
+    if args.no_services { Ok(()) } else { service::start() }
+}
+
+/// Returns the credential of a host that is a member of the token's mesh already.
+fn member(args: &Args, token: &Token, now: Timestamp) -> anyhow::Result<Option<Credential>> {
+    if !args.config.exists() {
+        return Ok(None);
+    }
+    let present = Credential::load(&args.config).context("the configuration that is there")?;
+    if present.mesh()? != hex(token.fingerprint()) {
+        bail!(
+            "{} belongs to another mesh; to leave that one, stop meshd and move the file away",
+            args.config.display()
+        );
+    }
+    let named = args.name.as_ref().is_none_or(|name| *present.identity() == node(name));
+    if !named {
+        bail!("this host is {} already; a host has one name", present.identity().name());
+    }
+    let (_, until) = present.validity();
+
+    Ok((now < until).then_some(present))
+}
+
+async fn become_member(args: &Args, token: &Token) -> anyhow::Result<Credential> {
+    let key = host_key(&args.identity)?;
+    let enrolment =
+        |name| Enrolment { server: &args.url, token, name, key: &key };
+    let enrolled = enrol(enrolment(args.name.clone()), Timestamp::now()).await;
+    let credential = match enrolled {
+        // A token for any name needs one: the host's.
+        Err(error) if error.needs_name() => {
+            let name = host_name()?;
+            enrol(enrolment(Some(name)), Timestamp::now()).await?
+        }
+        enrolled => enrolled?,
+    };
+    create_private_parent(&args.config)?;
+    credential.save(&args.config)?;
+    // The key is in the configuration now; the next join makes another.
+    fs::remove_file(args.identity.join(KEY)).context("the key's file cannot be removed")?;
+
+    Ok(credential)
+}
+
+const KEY: &str = "joining.key";
+
+/// Returns the host's key; makes it where an earlier join left none.
+fn host_key(directory: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let path = directory.join(KEY);
+    if path.exists() {
+        let key = fs::read_to_string(&path);
+        return key.map(Zeroizing::new).with_context(|| format!("cannot read {}", path.display()));
+    }
+    create_private_parent(&path)?;
+    let key = Enrolment::generate_key()?;
+    write_private(&path, key.as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+
+    Ok(key)
+}
+
+fn create_private_parent(path: &Path) -> anyhow::Result<()> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))
+}
+
+fn read_token(text: &str) -> anyhow::Result<Token> {
+    if text != "-" {
+        return Ok(text.trim().parse()?);
+    }
+    let mut line = Zeroizing::new(String::new());
+    std::io::stdin().read_line(&mut line).context("the token cannot be read")?;
+
+    Ok(line.trim().parse()?)
+}
+
+fn host_name() -> anyhow::Result<NodeName> {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+
+    name.parse().with_context(|| "this host's name is no node name: give one with --name")
+}
+
+fn node(name: &NodeName) -> Identity {
+    Identity::Node(name.clone())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of the command")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,324 @@
+//! What an object may say by itself, and beside the objects that are there.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::{Document, Fault, ManifestError, OBJECT_MAX, metadata};
+use crate::{
+    Kind, Object, ObjectKey, Resource,
+    resource::{
+        AddressClaim, FieldError, IpPool, IpamBlock, Node, WorkloadEndpoint, field::expected,
+        ip_pool::AllowedUse,
+    },
+    schema,
+};
+
+/// Checks an object by itself: size, metadata, every field, and what its fields say about each other.
+pub fn check(object: &Object) -> Result<(), FieldError> {
+    let size = serde_json::to_vec(object).map_or(usize::MAX, |text| text.len());
+    if size > OBJECT_MAX {
+        return Err(expected(
+            "metadata",
+            &format!("at most {OBJECT_MAX} bytes in all"),
+            size,
+        ));
+    }
+    metadata::check(object)?;
+    schema::check(object)?;
+
+    match Resource::try_from(object)? {
+        Resource::Node(node) => check_node(&node),
+        Resource::FelixConfiguration(settings) => first(&settings.invalid),
+        Resource::IpPool(pool) => check_pool(&pool, object),
+        Resource::WorkloadEndpoint(endpoint) => check_endpoint(&endpoint),
+        Resource::IpamBlock(block) => check_named(object, &IpamBlock::object_name(block.cidr)),
+        Resource::BlockAffinity(_)
+        | Resource::MeshConfiguration(_)
+        | Resource::KeyClaim(_)
+        | Resource::AddressClaim(_)
+        | Resource::Opaque(_) => Ok(()),
+    }
+}
+
+/// Checks an object by itself and beside those that a store holds.
+///
+/// `existing` may hold objects of any kind, the older version of `new` among
+/// them; needed are pools, blocks and claims. Objects that cannot be read are
+/// passed over.
+pub fn validate<'a>(
+    new: &Object,
+    existing: impl Iterator<Item = &'a Object>,
+) -> Result<(), FieldError> {
+    check(new)?;
+
+    beside(new, existing)
+}
+
+/// Checks the objects of one `apply` beside those that a store holds and beside each other.
+///
+/// Each document is already valid by itself, as [`parse`](super::parse) returns it.
+pub fn validate_all<'a>(
+    documents: &[Document],
+    existing: impl Iterator<Item = &'a Object>,
+) -> Result<(), Vec<ManifestError>> {
+    let mut errors = Vec::new();
+    let mut objects: BTreeMap<ObjectKey, &Object> =
+        existing.map(|object| (object.key(), object)).collect();
+    let mut seen: BTreeMap<ObjectKey, &Document> = BTreeMap::new();
+    for document in documents {
+        let key = document.object.key();
+        let fault = match seen.insert(key.clone(), document) {
+            Some(first) => Err(FieldError::new(
+                "metadata.name",
+                format!("{key} stands in {} already", first.position),
+            )),
+            None => beside(&document.object, objects.values().copied()),
+        };
+        if let Err(error) = fault {
+            let error = Fault::Field(error);
+            errors.push(ManifestError {
+                position: document.position.clone(),
+                error,
+            });
+        }
+        objects.insert(key, &document.object);
+    }
+
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
+}
+
+/// Checks an object that is valid by itself beside others.
+fn beside<'a>(
+    new: &Object,
+    mut existing: impl Iterator<Item = &'a Object>,
+) -> Result<(), FieldError> {
+    match Resource::try_from(new)? {
+        Resource::IpPool(pool) => existing.try_for_each(|old| pool_beside(new, &pool, old)),
+        Resource::IpamBlock(block) => existing.try_for_each(|old| block_beside(new, &block, old)),
+        Resource::KeyClaim(_) => existing.try_for_each(|old| claim_beside(new, old)),
+        Resource::AddressClaim(claim) => existing.try_for_each(|old| {
+            claim_beside(new, old)?;
+            address_beside(&claim, old)
+        }),
+        Resource::Node(_)
+        | Resource::BlockAffinity(_)
+        | Resource::FelixConfiguration(_)
+        | Resource::MeshConfiguration(_)
+        | Resource::WorkloadEndpoint(_)
+        | Resource::Opaque(_) => Ok(()),
+    }
+}
+
+fn pool_beside(new: &Object, pool: &IpPool, old: &Object) -> Result<(), FieldError> {
+    match old.kind {
+        Kind::IPPool => match IpPool::try_from(old) {
+            Ok(other) if other.name == new.metadata.name => pool_after(pool, &other),
+            Ok(other) if overlap(pool.cidr, other.cidr) => {
+                let free = format!(
+                    "a network that does not overlap pool {} ({})",
+                    other.name, other.cidr
+                );
+                Err(expected("spec.cidr", &free, pool.cidr.to_string()))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        },
+        Kind::IPAMBlock => match IpamBlock::try_from(old) {
+            Ok(block)
+                if !block.deleted
+                    && overlap(pool.cidr, block.cidr)
+                    && block.cidr.prefix_len() != pool.block_size =>
+            {
+                let size = format!("{}, as block {} has", block.cidr.prefix_len(), block.cidr);
+                Err(expected("spec.blockSize", &size, pool.block_size))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        },
+        Kind::AddressClaim => match AddressClaim::try_from(old) {
+            Ok(claim) if pool.cidr.contains(&claim.address) => {
+                let free = format!(
+                    "a network without {}, an address of node {}",
+                    claim.address, claim.node
+                );
+                Err(expected("spec.cidr", &free, pool.cidr.to_string()))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        },
+        Kind::Node
+        | Kind::MeshNode
+        | Kind::BlockAffinity
+        | Kind::IPAMHandle
+        | Kind::WorkloadEndpoint
+        | Kind::FelixConfiguration
+        | Kind::ClusterInformation
+        | Kind::MeshConfiguration
+        | Kind::KeyClaim
+        | Kind::Namespace
+        | Kind::ServiceAccount
+        | Kind::Service
+        | Kind::Pod
+        | Kind::EndpointSlice => Ok(()),
+    }
+}
+
+/// Checks what of a pool may change.
+fn pool_after(new: &IpPool, old: &IpPool) -> Result<(), FieldError> {
+    if new.cidr != old.cidr {
+        let same = format!("{}: the range of a pool cannot change", old.cidr);
+        return Err(expected("spec.cidr", &same, new.cidr.to_string()));
+    }
+    if new.block_size != old.block_size {
+        let same = format!("{}: the block size of a pool cannot change", old.block_size);
+        return Err(expected("spec.blockSize", &same, new.block_size));
+    }
+    let balances = |pool: &IpPool| pool.allowed_uses.contains(&AllowedUse::LoadBalancer);
+    if balances(old) && !balances(new) {
+        let message = "a pool for LoadBalancer cannot become one for anything else";
+        return Err(FieldError::new("spec.allowedUses", message));
+    }
+
+    Ok(())
+}
+
+fn block_beside(new: &Object, block: &IpamBlock, old: &Object) -> Result<(), FieldError> {
+    if old.kind != Kind::IPAMBlock || old.metadata.name == new.metadata.name {
+        return Ok(());
+    }
+    match IpamBlock::try_from(old) {
+        Ok(other) if !other.deleted && overlap(block.cidr, other.cidr) => {
+            let free = format!("a network that does not overlap block {}", other.cidr);
+            Err(expected("spec.cidr", &free, block.cidr.to_string()))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Refuses to hand a claim from one node to another.
+fn claim_beside(new: &Object, old: &Object) -> Result<(), FieldError> {
+    let node = |object: &Object| {
+        object
+            .body
+            .get("spec")
+            .and_then(|spec| spec.get("node"))
+            .cloned()
+    };
+    if old.key() == new.key() && node(old) != node(new) {
+        let holder = node(old)
+            .as_ref()
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let same = format!("{holder}, who holds the claim; delete it to grant it anew");
+        return Err(expected("spec.node", &same, node(new).unwrap_or_default()));
+    }
+
+    Ok(())
+}
+
+fn address_beside(claim: &AddressClaim, old: &Object) -> Result<(), FieldError> {
+    if old.kind != Kind::IPPool {
+        return Ok(());
+    }
+    match IpPool::try_from(old) {
+        Ok(pool) if pool.cidr.contains(&claim.address) => {
+            let free = format!("an address outside pool {} ({})", pool.name, pool.cidr);
+            Err(expected("metadata.name", &free, claim.address.to_string()))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn check_node(node: &Node) -> Result<(), FieldError> {
+    first(&node.invalid)?;
+    let annotation = "metadata.annotations.meshd.dev/record";
+    let disabled = node
+        .record
+        .as_ref()
+        .and_then(|record| record.as_ref().err());
+
+    disabled.map_or(Ok(()), |reason| Err(FieldError::new(annotation, reason)))
+}
+
+/// Checks what Calico forbids between the fields of a pool.
+fn check_pool(pool: &IpPool, object: &Object) -> Result<(), FieldError> {
+    let mode = |field: &str| {
+        let value = object.body.get("spec").and_then(|spec| spec.get(field));
+        value
+            .and_then(Value::as_str)
+            .is_some_and(|mode| mode != "Never")
+    };
+    for link_local in ["169.254.0.0/16", "fe80::/10"] {
+        let net: IpNet = link_local.parse().expect("the two literals are networks");
+        if overlap(pool.cidr, net) {
+            let free = format!("a network that does not overlap {link_local}");
+            return Err(expected("spec.cidr", &free, pool.cidr.to_string()));
+        }
+    }
+    if mode("ipipMode") && mode("vxlanMode") {
+        return Err(FieldError::new(
+            "spec.vxlanMode",
+            "expected Never, as spec.ipipMode is set",
+        ));
+    }
+    if mode("ipipMode") && pool.cidr.addr().is_ipv6() {
+        return Err(FieldError::new(
+            "spec.ipipMode",
+            "expected Never: IPIP carries no IPv6",
+        ));
+    }
+    let balances = pool.allowed_uses.contains(&AllowedUse::LoadBalancer);
+    if balances && pool.allowed_uses.len() > 1 {
+        let message = "expected LoadBalancer alone: it goes with no other use";
+        return Err(FieldError::new("spec.allowedUses", message));
+    }
+    if balances && (mode("ipipMode") || mode("vxlanMode")) {
+        let message = "LoadBalancer goes with no encapsulation";
+        return Err(FieldError::new("spec.allowedUses", message));
+    }
+
+    Ok(())
+}
+
+fn check_endpoint(endpoint: &WorkloadEndpoint) -> Result<(), FieldError> {
+    let mut addresses = endpoint.addresses.clone();
+    addresses.sort();
+    addresses.dedup();
+    if addresses.len() < endpoint.addresses.len() {
+        return Err(FieldError::new(
+            "spec.ipNetworks",
+            "expected each address once",
+        ));
+    }
+
+    Ok(())
+}
+
+/// Checks an object whose name follows from its contents.
+fn check_named(object: &Object, name: &str) -> Result<(), FieldError> {
+    if object.metadata.name != name {
+        let follows = format!("{name}, which follows from spec.cidr");
+        return Err(expected(
+            "metadata.name",
+            &follows,
+            object.metadata.name.as_str(),
+        ));
+    }
+
+    Ok(())
+}
+
+fn first(invalid: &BTreeMap<String, String>) -> Result<(), FieldError> {
+    match invalid.first_key_value() {
+        Some((field, message)) => Err(FieldError::new(field, message)),
+        None => Ok(()),
+    }
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}

@@ -1,0 +1,149 @@
+//! Who may cost us a handshake: the gauge that says when we are under load, and a token bucket per
+//! source for the time while we are.
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Handshake messages within a second that make a load. One costs some 0.2 ms of a core, so this
+/// is a tenth of one; the kernel's figure is a queue of the same length.
+pub(crate) const LOAD: u32 = 512;
+
+/// Once under load, so for at least this long.
+const CALM: Duration = Duration::from_secs(1);
+
+/// A source gets 20 handshakes a second, 5 at once, as in the kernel.
+const REFILL: Duration = Duration::from_millis(50);
+const BURST: u32 = 5;
+
+/// Sources remembered; only addresses that have proved themselves by a cookie get here.
+const SOURCES: usize = 1 << 16;
+
+/// Counts handshake messages.
+#[derive(Default)]
+pub(crate) struct LoadGauge {
+    window: Option<(Instant, u32)>,
+    loaded_until: Option<Instant>,
+    forced: bool,
+}
+
+impl LoadGauge {
+    /// Says from outside that we are under load.
+    pub(crate) const fn force(&mut self, forced: bool) {
+        self.forced = forced;
+    }
+
+    /// Counts one message and says whether we are under load.
+    pub(crate) fn record(&mut self, now: Instant) -> bool {
+        let (start, count) = match self.window {
+            Some((start, count)) if now < start + CALM => (start, count.saturating_add(1)),
+            Some(_) | None => (now, 1),
+        };
+        self.window = Some((start, count));
+        if count > LOAD {
+            self.loaded_until = Some(now + CALM);
+        }
+        self.forced || self.loaded_until.is_some_and(|until| now < until)
+    }
+}
+
+/// Token buckets, one per IPv4 address or IPv6 /64.
+#[derive(Default)]
+pub(crate) struct SourceLimiter {
+    /// When the bucket will be full again.
+    full_at: BTreeMap<u64, Instant>,
+}
+
+impl SourceLimiter {
+    /// Takes a token of the source, if there is one.
+    pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
+        let key = bucket(source);
+        if !self.full_at.contains_key(&key) && !self.make_room(now) {
+            return false;
+        }
+        let full_at = self.full_at.entry(key).or_insert(now);
+        let next = (*full_at).max(now) + REFILL;
+        if next > now + REFILL * BURST {
+            return false;
+        }
+        *full_at = next;
+        true
+    }
+
+    /// Forgets full buckets where the table is full.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.full_at.len() >= SOURCES {
+            self.full_at.retain(|_, full_at| *full_at > now);
+        }
+        self.full_at.len() < SOURCES
+    }
+}
+
+/// An IPv4 address as it is; the /64 of an IPv6 address. The two do not meet: no global /64 has 32
+/// leading zero bits.
+fn bucket(source: IpAddr) -> u64 {
+    match source.to_canonical() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_clock::{after, at};
+
+    #[test]
+    fn more_than_512_messages_in_a_second_are_a_load_for_a_second() {
+        let mut gauge = LoadGauge::default();
+        assert!((0..LOAD).all(|_| !gauge.record(at(0).instant)));
+        assert!(gauge.record(after(Duration::from_millis(999)).instant));
+        assert!(gauge.record(after(Duration::from_millis(1998)).instant));
+        assert!(!gauge.record(after(Duration::from_millis(1999)).instant));
+    }
+
+    #[test]
+    fn messages_spread_over_seconds_are_no_load() {
+        let mut gauge = LoadGauge::default();
+        for second in 0..20 {
+            assert!((0..LOAD).all(|_| !gauge.record(at(second).instant)));
+        }
+    }
+
+    #[test]
+    fn a_source_gets_five_at_once_and_twenty_a_second() {
+        let mut limiter = SourceLimiter::default();
+        let ip = "192.0.2.1".parse().unwrap();
+        let mut granted = |now| (0..100).filter(|_| limiter.allow(ip, now)).count();
+        assert_eq!(granted(at(0).instant), 5);
+        assert_eq!(granted(after(Duration::from_millis(49)).instant), 0);
+        assert_eq!(granted(after(Duration::from_millis(100)).instant), 2);
+        assert_eq!(granted(at(60).instant), 5);
+    }
+
+    #[test]
+    fn sources_do_not_share_a_bucket_but_a_64_does() {
+        let mut limiter = SourceLimiter::default();
+        let now = at(0).instant;
+        let mut granted = |ip: &str| {
+            (0..100)
+                .filter(|_| limiter.allow(ip.parse().unwrap(), now))
+                .count()
+        };
+        assert_eq!(granted("192.0.2.1"), 5);
+        assert_eq!(granted("192.0.2.2"), 5);
+        assert_eq!(granted("2001:db8::1"), 5);
+        assert_eq!(granted("2001:db8::2"), 0);
+        assert_eq!(granted("2001:db8:0:1::2"), 5);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_forgets_who_is_quiet() {
+        let mut limiter = SourceLimiter::default();
+        for i in 0..SOURCES as u32 {
+            assert!(limiter.allow(IpAddr::V4(i.into()), at(0).instant));
+        }
+        assert!(!limiter.allow("203.0.113.1".parse().unwrap(), at(0).instant));
+        assert!(limiter.allow("203.0.113.1".parse().unwrap(), at(1).instant));
+        assert_eq!(limiter.full_at.len(), 1);
+    }
+}

@@ -1,0 +1,172 @@
+//! What the threads of one device share.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use wire_core::{Now, Transmit, Tunnel};
+
+use super::{Report, counter};
+use crate::event::{End, Event};
+use crate::socket::{Joining, Outgoing, Patience, SocketPair};
+use crate::tun::{Offload, Tun};
+use crate::waker::Waker;
+
+/// DSCP of handshake messages: AF41, as the kernel marks them (`HANDSHAKE_DSCP`).
+const HANDSHAKE_CLASS: u8 = 0x88;
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// State that all threads of a device reach.
+pub(crate) struct Shared {
+    pub(crate) tun: Tun,
+    tunnel: Mutex<Tunnel>,
+    /// `None` while the interface is down. Replaced by the control thread alone.
+    pub(crate) sockets: ArcSwapOption<SocketPair>,
+    pub(crate) mtu: AtomicU32,
+    /// Changes with every configuration, so that remembered routes are forgotten.
+    pub(crate) generation: AtomicU64,
+    pub(crate) counters: counter::Live,
+    pub(crate) outbound: Waker,
+    pub(crate) inbound: Waker,
+    pub(crate) control: Waker,
+    /// When the control thread will look at the timers, in nanoseconds after `epoch`.
+    armed: AtomicU64,
+    epoch: Instant,
+    stopping: AtomicBool,
+    report: Report,
+}
+
+impl Shared {
+    pub(super) fn new(tun: Tun, tunnel: Tunnel, mtu: u32, report: Report) -> io::Result<Self> {
+        Ok(Self {
+            tun,
+            tunnel: Mutex::new(tunnel),
+            sockets: ArcSwapOption::empty(),
+            mtu: AtomicU32::new(mtu),
+            generation: AtomicU64::new(0),
+            counters: counter::Live::default(),
+            outbound: Waker::new()?,
+            inbound: Waker::new()?,
+            control: Waker::new()?,
+            armed: AtomicU64::new(NEVER),
+            epoch: Instant::now(),
+            stopping: AtomicBool::new(false),
+            report,
+        })
+    }
+
+    /// The tunnel, to look at. A panic elsewhere ends the process, so a poisoned lock is only ever seen in a test.
+    pub(crate) fn tunnel(&self) -> MutexGuard<'_, Tunnel> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets `work` on the tunnel, and takes out what it then has to say: events are reported, the control thread is
+    /// woken when a deadline came nearer, and, after the lock is released, datagrams are sent.
+    pub(crate) fn with_tunnel<R>(
+        &self,
+        outbox: &mut Vec<Transmit>,
+        work: impl FnOnce(&mut Tunnel, Now) -> R,
+    ) -> R {
+        let mut tunnel = self.tunnel();
+        let result = work(&mut tunnel, now());
+        while let Some(transmit) = tunnel.poll_transmit() {
+            outbox.push(transmit);
+        }
+        while let Some(event) = tunnel.poll_event() {
+            (self.report)(Event::from_core(self.tun.name(), event));
+        }
+        let deadline = tunnel.poll_timeout();
+        drop(tunnel);
+        if let Some(deadline) = deadline {
+            self.hasten(deadline);
+        }
+        for transmit in outbox.drain(..) {
+            self.transmit(&transmit);
+        }
+        result
+    }
+
+    /// Sends a datagram of the tunnel's own. A handshake is tried again, so a loss is only counted.
+    fn transmit(&self, transmit: &Transmit) {
+        let handshake = matches!(transmit.datagram.first(), Some(1..=3));
+        self.send(&Outgoing {
+            bytes: &transmit.datagram,
+            segment: transmit.datagram.len(),
+            to: transmit.destination,
+            traffic_class: if handshake { HANDSHAKE_CLASS } else { 0 },
+            patience: Patience::Drop,
+        });
+    }
+
+    /// Sends through whatever sockets there are.
+    pub(crate) fn send(&self, outgoing: &Outgoing<'_>) {
+        let sockets = self.sockets.load();
+        let result = match sockets.as_ref() {
+            Some(sockets) => sockets.send(outgoing),
+            None => Err(io::ErrorKind::NetworkDown.into()),
+        };
+        if let Err(error) = result {
+            let datagrams = outgoing.bytes.len().div_ceil(outgoing.segment.max(1));
+            counter::add(&self.counters.out_send_failed, datagrams);
+            tracing::debug!(%error, remote = %outgoing.to.remote, "cannot send");
+        }
+    }
+
+    /// How much the kernel shall join and cut for us.
+    pub(crate) fn joining(&self) -> Joining {
+        match self.tun.offload() {
+            Offload::Udp | Offload::Tcp => Joining::On,
+            Offload::None => Joining::Off,
+        }
+    }
+
+    /// The control thread sleeps until `deadline` from now on.
+    pub(crate) fn arm(&self, deadline: Option<Instant>) {
+        let nanos = deadline.map_or(NEVER, |deadline| self.nanos(deadline));
+        self.armed.store(nanos, Ordering::SeqCst);
+    }
+
+    /// Wakes the control thread if it would sleep beyond `deadline`.
+    fn hasten(&self, deadline: Instant) {
+        let nanos = self.nanos(deadline);
+        if self.armed.fetch_min(nanos, Ordering::SeqCst) > nanos {
+            self.control.wake();
+        }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(NEVER)
+    }
+
+    /// Whether the threads are to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Ends all threads and says so, once.
+    pub(crate) fn stop(&self, reason: End) {
+        if self.stopping.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        for thread in [&self.outbound, &self.inbound, &self.control] {
+            thread.wake();
+        }
+        (self.report)(Event::DeviceEnded {
+            interface: self.tun.name().to_owned(),
+            reason,
+        });
+    }
+}
+
+/// Both clocks. A wall clock before 1970 counts as 1970; peers then refuse our handshakes until it is set.
+pub(crate) fn now() -> Now {
+    Now {
+        instant: Instant::now(),
+        unix: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default(),
+    }
+}

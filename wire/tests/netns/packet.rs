@@ -1,0 +1,135 @@
+//! What the wire shows of packets, and what the machine gets.
+
+use crate::namespace::Namespace;
+use crate::pair::{Outside, ours};
+use crate::traffic::{bulk, echo};
+use crate::wait::until;
+
+/// The number of packets that the first counter in `namespace`'s table `tally` has seen.
+fn counted(namespace: &Namespace) -> u64 {
+    let text = namespace.exec("nft list table inet tally");
+    let (_, rest) = text.split_once("counter packets ").expect("a counter");
+    let number = rest.split(' ').next().expect("a number");
+    number.parse().expect("a number")
+}
+
+#[test]
+fn counters_count_every_byte_of_the_wire() {
+    let (a, b) = ours(Outside::V4);
+    a.await_handshake(&b);
+    // The confirmation of the session has arrived when both know it.
+    b.await_handshake(&a);
+    let before = a.tunnel.transfer(&b.tunnel.public_key);
+    // 28 bytes of IP and UDP header; padded to 16, but never beyond the MTU; 32 bytes around.
+    echo(&a.namespace, &b.namespace, b.v4(), [0, 4, 5, 1392]);
+    let sent = 4 * 32 + 32 + 32 + 48 + 1420;
+    let after = a.tunnel.transfer(&b.tunnel.public_key);
+    assert_eq!(after.1 - before.1, sent);
+    assert_eq!(after.0 - before.0, sent);
+    let other = b.tunnel.transfer(&a.tunnel.public_key);
+    assert_eq!(
+        (other.1, other.0),
+        after,
+        "what one sends the other receives"
+    );
+}
+
+#[test]
+fn an_answer_comes_from_the_address_that_was_asked() {
+    for (address, outside) in [
+        ("192.0.2.77/24", Outside::V4),
+        ("2001:db8::77/64", Outside::V6),
+    ] {
+        let (a, b) = ours(outside);
+        b.namespace.ip(&format!("addr add {address} dev eth0"));
+        until("the address is usable", || {
+            !b.namespace.ip("addr show dev eth0").contains("tentative")
+        });
+        let endpoint = match outside {
+            Outside::V4 => "192.0.2.77:51820",
+            Outside::V6 => "[2001:db8::77]:51820",
+        };
+        a.tunnel
+            .wg(&format!("peer {} endpoint {endpoint}", b.tunnel.public_key));
+        echo(&a.namespace, &b.namespace, b.v4(), [100, 1000]);
+        assert_eq!(
+            a.tunnel
+                .show_peer("endpoints", &b.tunnel.public_key)
+                .as_deref(),
+            Some(endpoint)
+        );
+
+        // When the address goes, the kernel chooses another, and the peer follows.
+        b.namespace.ip(&format!("addr del {address} dev eth0"));
+        let route = b
+            .namespace
+            .inside(|| std::net::UdpSocket::bind("0.0.0.0:0").is_ok());
+        assert!(route);
+        a.tunnel.wg(&format!(
+            "peer {} endpoint {}",
+            b.tunnel.public_key,
+            outside.endpoint(2)
+        ));
+        echo(&a.namespace, &b.namespace, b.v4(), [100, 1000]);
+    }
+}
+
+#[test]
+fn congestion_on_the_way_is_told_inside() {
+    let (a, b) = ours(Outside::V4);
+    a.namespace.nft(
+        "table inet way { chain out { type filter hook output priority 0;
+           oifname eth0 ip ecn ect0 ip ecn set ce
+         }
+         }",
+    );
+    let name = &b.tunnel.name;
+    b.namespace.nft(&format!(
+        "table inet tally {{ chain in {{ type filter hook input priority 0;
+           iifname {name} ip ecn ce counter
+         }}
+         }}"
+    ));
+    for end in [&a, &b] {
+        end.namespace.exec("sysctl -qw net.ipv4.tcp_ecn=1");
+    }
+    bulk(&a.namespace, &b.namespace, b.v4(), 1 << 20);
+    assert!(counted(&b.namespace) > 0);
+}
+
+#[test]
+fn handshakes_are_marked_for_haste_and_data_is_not() {
+    let (a, b) = ours(Outside::V6);
+    a.namespace.nft(
+        "table inet tally { chain out { type filter hook output priority 0;
+           oifname eth0 udp length > 160 ip6 dscp != 0 counter
+         }
+         }",
+    );
+    b.namespace.nft(
+        "table inet tally { chain out { type filter hook output priority 0;
+           oifname eth0 udp length 100 ip6 dscp af41 counter
+         }
+         }",
+    );
+    a.tunnel.wg(&format!("peer {} remove", b.tunnel.public_key));
+    a.add_peer(&b, Some(Outside::V6));
+    echo(&a.namespace, &b.namespace, b.v6(), [1000]);
+    assert_eq!(counted(&a.namespace), 0, "data");
+    assert!(counted(&b.namespace) > 0, "a response of 92 bytes");
+}
+
+#[test]
+fn a_packet_for_nobody_is_dropped() {
+    let (a, b) = ours(Outside::V4);
+    echo(&a.namespace, &b.namespace, b.v4(), [100]);
+    a.namespace
+        .ip(&format!("route add 10.99.0.0/16 dev {}", a.tunnel.name));
+    let before = a.tunnel.transfer(&b.tunnel.public_key);
+    a.namespace.inside(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"nobody", "10.99.0.1:9").unwrap();
+    });
+    assert_eq!(a.tunnel.transfer(&b.tunnel.public_key), before);
+    echo(&a.namespace, &b.namespace, b.v4(), [100]);
+}
