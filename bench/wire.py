@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Puts meshwire beside other userspace WireGuards: the same namespaces, the same minutes, the same load.
 
-    bench/wire.py                                  meshwire, boringtun, wireguard-go; three rounds
+    bench/wire.py                                  meshwire, boringtun, wireguard-go; three rounds, MTU 1420
+    bench/wire.py --write                          the same, at two MTUs, into bench/wire.md
     bench/wire.py --rounds 5 --mtu 8920 --seconds 5
     bench/wire.py boringtun meshwire plain="target/release/meshwire --foreground --offload none {}"
 
@@ -247,33 +248,56 @@ def table(results, mtu):
         yield f"| {first} : {other} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |"
 
 
+PAGE = """# meshwire beside other userspace WireGuards
+
+```
+cargo build --release -p wire && bench/wire.py --write
+```
+
+Both ends of a tunnel and iperf3 share the machine's cores, and maybe other work goes on beside them: compare the rows of one table,
+not the tables. What the columns mean stands at the top of `wire.py`. boringtun is boringtun-cli 0.7.1 with its default of four
+threads, boringtun-1 the same with one; wireguard-go is Debian bookworm's (0.0.20220316).
+"""
+
+
+def compare(commands, mtu, arguments):
+    """One table."""
+    results = {name: [] for name in commands}
+    for number in range(arguments.rounds):
+        for name, command in commands.items():
+            figures = measure(command, mtu, arguments.seconds)
+            results[name].append(figures)
+            shown = {key: round(value, 2) for key, value in figures.items()}
+            print(f"MTU {mtu} round {number + 1} {name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
+    lines = [f"Linux {os.uname().release.split('-')[0]}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, median of "
+             f"{arguments.rounds} rounds, {arguments.seconds} s a TCP run.", "", *table(results, mtu)]
+    return "\n".join(lines) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("implementations", nargs="*", metavar="NAME[=COMMAND {}]",
-                        default=["meshwire", "boringtun", "wireguard-go"])
+    parser.add_argument("implementations", nargs="*", metavar="NAME[=COMMAND {}]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of each TCP run")
     parser.add_argument("--mtu", type=int, default=1420, help="of the tunnel; the underlay gets 80 more")
+    parser.add_argument("--write", action="store_true", help="run the baseline and write bench/wire.md")
     arguments = parser.parse_args()
     for tool in ("ip", "wg", "iperf3", "ss"):
         if not shutil.which(tool):
             sys.exit(f"missing: {tool}")
     commands = {}
-    for one in arguments.implementations:
+    for one in arguments.implementations or ["meshwire", "boringtun", "boringtun-1", "wireguard-go"]:
         name, _, command = one.partition("=")
         if not command and name not in KNOWN:
             sys.exit(f"unknown: {name}; known: {', '.join(KNOWN)}")
         commands[name] = command or KNOWN[name]
-    results = {name: [] for name in commands}
-    for number in range(arguments.rounds):
-        for name, command in commands.items():
-            figures = measure(command, arguments.mtu, arguments.seconds)
-            results[name].append(figures)
-            shown = {key: round(value, 2) for key, value in figures.items()}
-            print(f"round {number + 1} {name}: {json.dumps(shown)}", file=sys.stderr, flush=True)
-    print(f"{os.uname().release}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, "
-          f"{arguments.rounds} rounds, {arguments.seconds} s a TCP run\n")
-    print("\n".join(table(results, arguments.mtu)))
+    if not arguments.write:
+        print(compare(commands, arguments.mtu, arguments))
+        return
+    pages = [PAGE, compare(commands, 1420, arguments), compare(commands, 8920, arguments)]
+    with open(f"{ROOT}/bench/wire.md", "w") as file:
+        file.write("\n".join(pages))
+    print("\n".join(pages))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,10 @@ type Key = (InterfaceName, IpNet);
 impl AddressTarget {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, OpenError> {
-        Ok(Self { socket: Socket::open(Protocol::Route)?, devices: BTreeSet::new() })
+        Ok(Self {
+            socket: Socket::open(Protocol::Route)?,
+            devices: BTreeSet::new(),
+        })
     }
 
     /// Says which devices' addresses are all ours.
@@ -118,7 +121,10 @@ impl Target for AddressTarget {
             .into_iter()
             .filter(|found| !is_link_local(found.address))
             .filter_map(|found| {
-                Some(((links.by_index(found.index)?.name.clone(), found.address), ()))
+                Some((
+                    (links.by_index(found.index)?.name.clone(), found.address),
+                    (),
+                ))
             })
             .filter(|((device, _), ())| self.devices.contains(device))
             .collect())
@@ -133,13 +139,18 @@ impl Target for AddressTarget {
                     sent.push(change);
                 }
                 (Err(reason), Change::Set(key, ())) => {
-                    absent.push(Absent { key: key.clone(), reason });
+                    absent.push(Absent {
+                        key: key.clone(),
+                        reason,
+                    });
                 }
                 (Err(_), Change::Unset(_)) => {}
             }
         }
-        let refusals =
-            self.socket.batch(requests).map_err(|error| AddressError::Send(Box::new(error)))?;
+        let refusals = self
+            .socket
+            .batch(requests)
+            .map_err(|error| AddressError::Send(Box::new(error)))?;
         for refusal in refusals {
             judge(sent[refusal.index], &refusal)?;
         }
@@ -182,7 +193,9 @@ pub(crate) fn list(socket: &mut Socket) -> Result<Vec<Found>, NetlinkError> {
 fn read(message: &Received<'_>) -> Option<Found> {
     let header = message.payload.get(..HEADER)?;
     let attributes = Attributes::new(message.payload.get(HEADER..)?);
-    let bytes = attributes.find(attribute::LOCAL).or(attributes.find(attribute::ADDRESS))?;
+    let bytes = attributes
+        .find(attribute::LOCAL)
+        .or(attributes.find(attribute::ADDRESS))?;
     let address = crate::netlink::address(bytes)?;
 
     Some(Found {

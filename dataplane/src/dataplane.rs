@@ -149,7 +149,10 @@ impl Dataplane {
     /// First every set in the plan's order, then every unset in the opposite order. A failure ends the
     /// pass there: what comes later waits until it is mended.
     pub fn apply(&mut self, plan: &mut Plan, now: Moment) -> Report {
-        let mut report = Report { generation: plan.generation, ..Report::default() };
+        let mut report = Report {
+            generation: plan.generation,
+            ..Report::default()
+        };
         self.tell_context(plan);
 
         self.watched.begin();
@@ -226,17 +229,32 @@ impl Dataplane {
         };
 
         report.note(Component::Nft, self.nft.set(&mut nft, in_sync, now))
-            && report
-                .note(Component::Sysctls, self.sysctls.set(&mut plan.sysctls, in_sync, now))
+            && report.note(
+                Component::Sysctls,
+                self.sysctls.set(&mut plan.sysctls, in_sync, now),
+            )
             && report.note(Component::Pods, self.pods.set(&mut plan.pods, in_sync, now))
-            && report
-                .note(Component::Tunnels, self.tunnels.set(&mut plan.tunnels, in_sync, now))
+            && report.note(
+                Component::Tunnels,
+                self.tunnels.set(&mut plan.tunnels, in_sync, now),
+            )
             && self.follow_new_device(plan, now, report)
-            && report
-                .note(Component::Addresses, self.addresses.set(&mut plan.addresses, in_sync, now))
-            && report.note(Component::Peers, self.peers.set(&mut plan.peers, in_sync, now))
-            && report.note(Component::Routes, self.routes.set(&mut plan.routes, in_sync, now))
-            && report.note(Component::Rules, self.rules.set(&mut plan.rules, in_sync, now))
+            && report.note(
+                Component::Addresses,
+                self.addresses.set(&mut plan.addresses, in_sync, now),
+            )
+            && report.note(
+                Component::Peers,
+                self.peers.set(&mut plan.peers, in_sync, now),
+            )
+            && report.note(
+                Component::Routes,
+                self.routes.set(&mut plan.routes, in_sync, now),
+            )
+            && report.note(
+                Component::Rules,
+                self.rules.set(&mut plan.rules, in_sync, now),
+            )
     }
 
     /// A device that was just made has lost what stood on an earlier one, and has settings to be made
@@ -251,8 +269,10 @@ impl Dataplane {
         self.sysctls.distrust();
         report.failures.remove(Component::Sysctls.name());
 
-        report
-            .note(Component::Sysctls, self.sysctls.set(&mut plan.sysctls, plan.in_sync, now))
+        report.note(
+            Component::Sysctls,
+            self.sysctls.set(&mut plan.sysctls, plan.in_sync, now),
+        )
     }
 
     fn apply_unsets(&mut self, now: Moment, report: &mut Report) {

@@ -210,7 +210,9 @@ impl Watch {
         let undisturbed = self.watched.epoch() == Some(before);
         let drift = self.devices.judge(seen, undisturbed.then_some(before));
         self.pending.drift.extend(drift);
-        self.pending.handshakes.extend(self.devices.take_handshakes());
+        self.pending
+            .handshakes
+            .extend(self.devices.take_handshakes());
     }
 
     fn look_at_sysctls(&mut self) {

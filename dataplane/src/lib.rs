@@ -45,5 +45,7 @@ pub use crate::{
     secret::{KeySource, PrivateKey},
     sysctl::{SysctlError, SysctlTarget},
     target::{Absent, Desired, Target},
-    wireguard::{Backend, BackendError, PeerStatistics, PeerTarget, TunnelError, TunnelTarget, Userspace},
+    wireguard::{
+        Backend, BackendError, PeerStatistics, PeerTarget, TunnelError, TunnelTarget, Userspace,
+    },
 };

@@ -14,6 +14,8 @@ const HEADER: usize = 16;
 pub(crate) mod attribute {
     /// Hardware address.
     pub(crate) const ADDRESS: u16 = 1;
+    /// The other end's index.
+    pub(crate) const OTHER_END: u16 = 5;
     /// Name.
     pub(crate) const NAME: u16 = 3;
     /// MTU.
@@ -49,6 +51,8 @@ pub(crate) struct Link {
     pub(crate) kind: Option<String>,
     pub(crate) alias: Option<String>,
     pub(crate) mac: Option<[u8; 6]>,
+    /// The index of a veth's other end, in whichever namespace that is.
+    pub(crate) other_end: Option<u32>,
     /// Administratively up and with carrier.
     pub(crate) flowing: bool,
 }
@@ -63,7 +67,9 @@ impl Links {
         let request = Message::new(libc::RTM_GETLINK, 0, &header(0, 0, 0));
         let links = socket.dump(request, Link::read)?;
 
-        Ok(Self(links.into_iter().map(|link| (link.index, link)).collect()))
+        Ok(Self(
+            links.into_iter().map(|link| (link.index, link)).collect(),
+        ))
     }
 
     /// Returns the link with this index.
@@ -89,7 +95,9 @@ impl Link {
         let flags = u32_ne(message.payload.get(8..12)?)?;
         let attributes = Attributes::new(message.payload.get(HEADER..)?);
         let read_text = |kind| attributes.find(kind).and_then(text).map(str::to_owned);
-        let state = attributes.find(attribute::OPERSTATE).and_then(|value| value.first());
+        let state = attributes
+            .find(attribute::OPERSTATE)
+            .and_then(|value| value.first());
 
         Some(Self {
             index,
@@ -102,7 +110,10 @@ impl Link {
                 .and_then(text)
                 .map(str::to_owned),
             alias: read_text(attribute::ALIAS),
-            mac: attributes.find(attribute::ADDRESS).and_then(|value| value.try_into().ok()),
+            mac: attributes
+                .find(attribute::ADDRESS)
+                .and_then(|value| value.try_into().ok()),
+            other_end: attributes.find(attribute::OTHER_END).and_then(u32_ne),
             flowing: flags & up_flag() != 0 && state.is_none_or(|state| FLOWING.contains(state)),
         })
     }

@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     Absent, Desired, OpenError, Target, link,
-    netlink::{NetlinkError, Protocol, Socket},
+    netlink::{Protocol, Socket},
 };
 
 /// Keeps `table inet meshd` and `table netdev meshd`.
@@ -225,12 +225,19 @@ impl Target for NftTarget {
         Ok(self.held.rows(&gone))
     }
 
-    fn apply(&mut self, changes: &[Change<NftKey, NftRow>]) -> Result<Vec<Absent<NftKey>>, NftError> {
+    fn apply(
+        &mut self,
+        changes: &[Change<NftKey, NftRow>],
+    ) -> Result<Vec<Absent<NftKey>>, NftError> {
         let rebuilds = self.rebuild && self.in_sync;
         let existing = self.existing_devices(changes)?;
         let mut builder = Builder {
             transaction: Transaction::default(),
-            held: if rebuilds { Ruleset::default() } else { std::mem::take(&mut self.held) },
+            held: if rebuilds {
+                Ruleset::default()
+            } else {
+                std::mem::take(&mut self.held)
+            },
             deferred: std::mem::take(&mut self.deferred),
             missing: std::mem::take(&mut self.missing),
             existing,
@@ -284,7 +291,9 @@ impl NftTarget {
             self.held.tables.insert(family, self.flags());
         }
 
-        transaction.commit(&mut self.socket).map_err(|error| self.refused(error))
+        transaction
+            .commit(&mut self.socket)
+            .map_err(|error| self.refused(error))
     }
 
     fn present_tables(&mut self) -> Result<Vec<NftFamily>, NftError> {
@@ -301,7 +310,13 @@ impl NftTarget {
     ) -> Result<BTreeSet<InterfaceName>, NftError> {
         let mut existing = BTreeSet::new();
         for change in changes {
-            if let Change::Set(_, NftRow::Chain(ChainRow { hook: Some(hook), .. })) = change {
+            if let Change::Set(
+                _,
+                NftRow::Chain(ChainRow {
+                    hook: Some(hook), ..
+                }),
+            ) = change
+            {
                 for device in transaction::devices(hook) {
                     if self.exists(device)? {
                         existing.insert(device.clone());
@@ -342,13 +357,18 @@ impl NftTarget {
             CommitError::Refused(step, refusal) => {
                 let about_table = step.starts_with("add table");
                 if about_table && matches!(refusal.errno, libc::EOPNOTSUPP | libc::EINVAL) {
-                    tracing::info!("The kernel has no persistent owned tables; others may change ours");
+                    tracing::info!(
+                        "The kernel has no persistent owned tables; others may change ours"
+                    );
                     self.ownership = Ownership::Shared;
                 } else {
                     self.rebuild = true;
                 }
 
-                NftError::Refused { step, reason: refusal.to_string() }
+                NftError::Refused {
+                    step,
+                    reason: refusal.to_string(),
+                }
             }
         }
     }
@@ -361,7 +381,10 @@ impl Ruleset {
         for (key, HeldSet { kind, elements }) in &self.sets {
             rows.insert(NftKey::Set(key.clone()), NftRow::Set(*kind));
             rows.extend(elements.iter().map(|element| {
-                (NftKey::Element(key.clone(), element.clone()), NftRow::Element)
+                (
+                    NftKey::Element(key.clone(), element.clone()),
+                    NftRow::Element,
+                )
             }));
         }
         for (key, row) in &self.chains {
@@ -381,33 +404,50 @@ impl Desired for Rows<'_> {
     type Row = NftRow;
 
     fn drain_changes(&mut self) -> Vec<Change<NftKey, NftRow>> {
-        let sets = self.sets.drain_changes().into_iter().map(|change| match change {
-            Change::Set(key, kind) => Change::Set(NftKey::Set(key), NftRow::Set(kind)),
-            Change::Unset(key) => Change::Unset(NftKey::Set(key)),
-        });
-        let elements = self.elements.drain_changes().into_iter().map(|change| match change {
-            Change::Set((set, element), ()) => {
-                Change::Set(NftKey::Element(set, element), NftRow::Element)
-            }
-            Change::Unset((set, element)) => Change::Unset(NftKey::Element(set, element)),
-        });
-        let chains = self.chains.drain_changes().into_iter().map(|change| match change {
-            Change::Set(key, chain) => {
-                let row = NftRow::Chain(ChainRow::new(key.table, chain));
-                Change::Set(NftKey::Chain(key), row)
-            }
-            Change::Unset(key) => Change::Unset(NftKey::Chain(key)),
-        });
+        let sets = self
+            .sets
+            .drain_changes()
+            .into_iter()
+            .map(|change| match change {
+                Change::Set(key, kind) => Change::Set(NftKey::Set(key), NftRow::Set(kind)),
+                Change::Unset(key) => Change::Unset(NftKey::Set(key)),
+            });
+        let elements = self
+            .elements
+            .drain_changes()
+            .into_iter()
+            .map(|change| match change {
+                Change::Set((set, element), ()) => {
+                    Change::Set(NftKey::Element(set, element), NftRow::Element)
+                }
+                Change::Unset((set, element)) => Change::Unset(NftKey::Element(set, element)),
+            });
+        let chains = self
+            .chains
+            .drain_changes()
+            .into_iter()
+            .map(|change| match change {
+                Change::Set(key, chain) => {
+                    let row = NftRow::Chain(ChainRow::new(key.table, chain));
+                    Change::Set(NftKey::Chain(key), row)
+                }
+                Change::Unset(key) => Change::Unset(NftKey::Chain(key)),
+            });
 
         sets.chain(elements).chain(chains).collect()
     }
 
     fn rows(&self) -> BTreeMap<NftKey, NftRow> {
-        let sets = self.sets.rows().iter().map(|(key, kind)| {
-            (NftKey::Set(key.clone()), NftRow::Set(*kind))
-        });
+        let sets = self
+            .sets
+            .rows()
+            .iter()
+            .map(|(key, kind)| (NftKey::Set(key.clone()), NftRow::Set(*kind)));
         let elements = self.elements.rows().keys().map(|(set, element)| {
-            (NftKey::Element(set.clone(), element.clone()), NftRow::Element)
+            (
+                NftKey::Element(set.clone(), element.clone()),
+                NftRow::Element,
+            )
         });
         let chains = self.chains.rows().iter().map(|(key, chain)| {
             let row = ChainRow::new(key.table, chain.clone());

@@ -14,9 +14,12 @@ pub use inside::InsideError;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File, OpenOptions},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
 };
 
 use model::{
@@ -28,7 +31,7 @@ use model::{
 use crate::{
     Absent, OpenError, Target,
     link::{self, Link, Links},
-    netlink::{Message, NetlinkError, Protocol, Refusal, Socket, flag},
+    netlink::{Message, Protocol, Refusal, Socket, flag},
     sysctl::{self, SysctlError},
 };
 
@@ -68,9 +71,18 @@ pub enum PodError {
     /// The pod's namespace could not be opened.
     #[error("could not open the namespace {0}")]
     Namespace(String, #[source] io::Error),
+    /// The path leads to the machine's own namespace: setting it up as a pod's would cut the machine off.
+    #[error("{0} is the machine's own namespace")]
+    OwnNamespace(String),
+    /// Something else has the host end's name.
+    #[error("{0} is there and is no pod's interface")]
+    Taken(InterfaceName),
     /// The kernel could not be told.
     #[error("could not send {0}")]
-    Send(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
+    Send(
+        &'static str,
+        #[source] Box<dyn std::error::Error + Send + Sync>,
+    ),
     /// The kernel refused a step.
     #[error("could not {step} {device}: {reason}")]
     Refused {
@@ -95,7 +107,10 @@ pub enum PodError {
 impl PodTarget {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, OpenError> {
-        Ok(Self { socket: Socket::open(Protocol::Route)?, set: BTreeMap::new() })
+        Ok(Self {
+            socket: Socket::open(Protocol::Route)?,
+            set: BTreeMap::new(),
+        })
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -104,20 +119,48 @@ impl PodTarget {
 
     /// Makes or mends a pod's interface. Each step looks first; all of them may be there already.
     fn set(&mut self, pod: &PodName, row: &PodInterface) -> Result<(), PodError> {
-        let namespace = File::open(&row.netns)
-            .map_err(|error| PodError::Namespace(row.netns.clone(), error))?;
-        if self.link(&row.host)?.is_none() {
-            self.create(row, &namespace)?;
-        }
+        let namespace = open(&row.netns)?;
+        self.remove_others(pod, row)?;
+        self.make_pair(row, &namespace)?;
         self.host_settings(&row.host)?;
         let link = self.link(&row.host)?.ok_or_else(|| gone(&row.host))?;
         self.host_link(&link, pod, row)?;
         let gateway = self.gateway_v6(&link, row)?;
 
-        inside::enter(&namespace, row, gateway).map_err(PodError::Inside)?;
+        inside::enter(&namespace, || inside::set_up(row, gateway)).map_err(PodError::Inside)?;
         self.set.insert(pod.clone(), row.clone());
 
         Ok(())
+    }
+
+    /// Removes host ends that the pod had under other names: those of an earlier sandbox.
+    fn remove_others(&mut self, pod: &PodName, row: &PodInterface) -> Result<(), PodError> {
+        for link in self.host_ends(pod)? {
+            if link.name != row.host {
+                self.remove(&link)?;
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Makes the pair where it is missing, or where the pod has a new namespace under an old name.
+    fn make_pair(&mut self, row: &PodInterface, namespace: &File) -> Result<(), PodError> {
+        let Some(link) = self.link(&row.host)? else {
+            return self.create(row, namespace);
+        };
+        if !is_workload(&link) {
+            return Err(PodError::Taken(row.host.clone()));
+        }
+        let other = inside::enter(namespace, || inside::other_end(&row.inside))
+            .map_err(PodError::Inside)?;
+        if other == Some(link.index) {
+            return Ok(());
+        }
+
+        self.remove(&link)?;
+
+        self.create(row, namespace)
     }
 
     /// Makes the pair: the host end down, the other in the pod's namespace from its first moment.
@@ -200,28 +243,47 @@ impl PodTarget {
             .exchange(vec![inside::link_local_request(link.index)])
             .map_err(|error| PodError::Send("the gateway's address", Box::new(error)))?;
 
-        match refusals.into_iter().find(|refusal| refusal.errno != libc::EEXIST) {
+        match refusals
+            .into_iter()
+            .find(|refusal| refusal.errno != libc::EEXIST)
+        {
             None => Ok(Some(inside::GATEWAY_V6)),
             Some(_) => Err(PodError::NoGateway(row.host.clone())),
         }
     }
 
     fn unset(&mut self, pod: &PodName) -> Result<(), PodError> {
-        let named = self.set.get(pod).map(|row| row.host.clone());
-        let alias = alias(pod);
-        let links = self.links()?;
-        let link = links.iter().find(|link| {
-            is_workload(link)
-                && (Some(&link.name) == named.as_ref() || alias.is_some() && link.alias == alias)
-        });
-        if let Some(link) = link {
-            let request = Message::new(libc::RTM_DELLINK, 0, &link::header(link.index, 0, 0));
-            let name = link.name.clone();
-            self.send("delete", &name, request)?;
+        for link in self.host_ends(pod)? {
+            self.remove(&link)?;
         }
         self.set.remove(pod);
 
         Ok(())
+    }
+
+    /// Returns the host ends of a pod: by their alias, and the one that this run has made.
+    fn host_ends(&mut self, pod: &PodName) -> Result<Vec<Link>, PodError> {
+        let named = self.set.get(pod).map(|row| row.host.clone());
+        let alias = alias(pod);
+        let is_the_pods = |link: &Link| {
+            Some(&link.name) == named.as_ref() || alias.is_some() && link.alias == alias
+        };
+
+        Ok(self
+            .links()?
+            .iter()
+            .filter(|link| is_workload(link) && is_the_pods(link))
+            .cloned()
+            .collect())
+    }
+
+    /// Removes a pair. It may go by itself, with its pod.
+    fn remove(&mut self, link: &Link) -> Result<(), PodError> {
+        let request = Message::new(libc::RTM_DELLINK, 0, &link::header(link.index, 0, 0));
+        match self.send("delete", &link.name, request) {
+            Err(PodError::Refused { .. }) if self.link(&link.name)?.is_none() => Ok(()),
+            result => result,
+        }
     }
 
     fn send(
@@ -292,7 +354,10 @@ impl Target for PodTarget {
             };
             if let Err(error) = result {
                 let reason = format!("{pod}: {}", crate::reconciler::chain(&error));
-                absent.push(Absent { key: pod.clone(), reason });
+                absent.push(Absent {
+                    key: pod.clone(),
+                    reason,
+                });
             }
         }
 
@@ -335,6 +400,24 @@ fn seen(link: &Link) -> PodInterface {
     }
 }
 
+/// Opens a pod's namespace, which may be anything that a path can name.
+fn open(path: &str) -> Result<File, PodError> {
+    let wrong = |error| PodError::Namespace(path.to_owned(), error);
+    // Without waiting: a named pipe would keep us for ever.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(wrong)?;
+    let theirs = file.metadata().map_err(wrong)?;
+    let ours = fs::metadata("/proc/thread-self/ns/net").map_err(wrong)?;
+    if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
+        return Err(PodError::OwnNamespace(path.to_owned()));
+    }
+
+    Ok(file)
+}
+
 fn gone(device: &InterfaceName) -> PodError {
     PodError::Refused {
         step: "find",
@@ -344,5 +427,9 @@ fn gone(device: &InterfaceName) -> PodError {
 }
 
 fn refused(step: &'static str, device: &InterfaceName, refusal: &Refusal) -> PodError {
-    PodError::Refused { step, device: device.clone(), reason: refusal.to_string() }
+    PodError::Refused {
+        step,
+        device: device.clone(),
+        reason: refusal.to_string(),
+    }
 }

@@ -133,9 +133,11 @@ impl<T: Target> Reconciler<T> {
                 self.pending.insert(key, Some(row));
             }
             Change::Unset(key) if in_sync => {
+                self.absent.remove(&key);
                 self.pending.insert(key, None);
             }
             Change::Unset(key) => {
+                self.absent.remove(&key);
                 self.pending.remove(&key);
                 self.pruned = false;
             }
@@ -207,7 +209,8 @@ impl<T: Target> Reconciler<T> {
                 self.pending.remove(&key);
             }
         }
-        self.absent.extend(absent.into_iter().map(|each| (each.key, each.reason)));
+        self.absent
+            .extend(absent.into_iter().map(|each| (each.key, each.reason)));
     }
 
     fn fail(&mut self, error: &T::Error, now: Moment) -> Outcome {
@@ -221,8 +224,13 @@ impl<T: Target> Reconciler<T> {
     }
 
     fn back_off(&mut self, now: Moment) {
-        let delay = self.backoff.map_or(MIN_BACKOFF, |last| MAX_BACKOFF.min(last.delay * 2));
-        self.backoff = Some(Backoff { until: now + delay, delay });
+        let delay = self
+            .backoff
+            .map_or(MIN_BACKOFF, |last| MAX_BACKOFF.min(last.delay * 2));
+        self.backoff = Some(Backoff {
+            until: now + delay,
+            delay,
+        });
     }
 
     fn waits(&self, now: Moment) -> bool {
@@ -236,10 +244,18 @@ impl<T: Target> Reconciler<T> {
         if self.absent.is_empty() {
             return Outcome::Converged;
         }
-        let shown: Vec<_> =
-            self.absent.values().take(REASONS_SHOWN).map(String::as_str).collect();
+        let shown: Vec<_> = self
+            .absent
+            .values()
+            .take(REASONS_SHOWN)
+            .map(String::as_str)
+            .collect();
         let more = self.absent.len().saturating_sub(REASONS_SHOWN);
-        let suffix = if more > 0 { format!("; and {more} more") } else { String::new() };
+        let suffix = if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        };
 
         Outcome::Incomplete(shown.join("; ") + &suffix)
     }

@@ -93,7 +93,10 @@ pub enum RouteError {
 impl RouteTarget {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, OpenError> {
-        Ok(Self { socket: Socket::open(Protocol::Route)?, known: BTreeMap::new() })
+        Ok(Self {
+            socket: Socket::open(Protocol::Route)?,
+            known: BTreeMap::new(),
+        })
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -181,11 +184,17 @@ impl Target for RouteTarget {
         for family in Family::BOTH {
             for table in [MAIN_TABLE, TUNNEL_TABLE, SOURCE_TABLE] {
                 let listed = self.list(family, table, &links).map_err(wrong)?;
-                routes.extend(listed.into_iter().filter(|(key, route)| is_ours(key, route)));
+                routes.extend(
+                    listed
+                        .into_iter()
+                        .filter(|(key, route)| is_ours(key, route)),
+                );
             }
         }
-        self.known =
-            routes.iter().map(|(key, route)| (key.clone(), route.protocol)).collect();
+        self.known = routes
+            .iter()
+            .map(|(key, route)| (key.clone(), route.protocol))
+            .collect();
 
         Ok(routes)
     }
@@ -215,8 +224,10 @@ impl Target for RouteTarget {
                 sent.push(change);
             }
         }
-        let refusals =
-            self.socket.batch(requests).map_err(|error| RouteError::Send(Box::new(error)))?;
+        let refusals = self
+            .socket
+            .batch(requests)
+            .map_err(|error| RouteError::Send(Box::new(error)))?;
         judge(&sent, &refusals, &mut absent)?;
         self.learn(changes, &absent);
 
@@ -258,7 +269,10 @@ fn judge(
 
 /// Returns whether a route was refused for what it leads to or leaves from, not for what it is.
 fn lacks_surroundings(route: &Route, refusal: &Refusal) -> bool {
-    let missing = matches!(refusal.errno, libc::ENODEV | libc::ENETDOWN | libc::ENETUNREACH);
+    let missing = matches!(
+        refusal.errno,
+        libc::ENODEV | libc::ENETDOWN | libc::ENETUNREACH
+    );
     // The kernel says EINVAL where the preferred source is not an address of the machine (yet).
     let source = refusal.errno == libc::EINVAL && route.source.is_some();
 
@@ -271,8 +285,11 @@ fn lacks_surroundings(route: &Route, refusal: &Refusal) -> bool {
 
 /// Returns whether a route found in the kernel is ours.
 fn is_ours(key: &RouteKey, route: &Route) -> bool {
-    let leads_to_workload = || {
-        matches!(&route.via, RouteVia::Device(name) if name.as_str().starts_with(WORKLOAD_PREFIX))
+    let leads_to_workload = || match &route.via {
+        RouteVia::Device(name) => name.as_str().starts_with(WORKLOAD_PREFIX),
+        RouteVia::Gateway(_) | RouteVia::Unreachable | RouteVia::Blackhole | RouteVia::Throw => {
+            false
+        }
     };
 
     route.protocol == ROUTE_PROTOCOL
@@ -302,7 +319,9 @@ fn encode_set(key: &RouteKey, route: &Route, device: Option<u32>) -> Message {
         put_address(&mut message, attribute::SOURCE, source);
     }
     if let Some(mtu) = route.mtu {
-        message.nest(attribute::METRICS, |nest| nest.put_u32(attribute::METRIC_MTU, mtu));
+        message.nest(attribute::METRICS, |nest| {
+            nest.put_u32(attribute::METRIC_MTU, mtu)
+        });
     }
 
     message
@@ -362,13 +381,22 @@ fn read(message: &Received<'_>, links: &Links) -> Option<(RouteKey, Route)> {
         THROW => RouteVia::Throw,
         UNICAST => match address(attribute::GATEWAY) {
             Some(gateway) => RouteVia::Gateway(gateway),
-            None => {
-                RouteVia::Device(links.by_index(number(attribute::DEVICE)?)?.name.clone())
-            }
+            None => RouteVia::Device(links.by_index(number(attribute::DEVICE)?)?.name.clone()),
         },
         _ => return None,
     };
-    let mtu = attributes.nest(attribute::METRICS).find(attribute::METRIC_MTU).and_then(u32_ne);
+    let mtu = attributes
+        .nest(attribute::METRICS)
+        .find(attribute::METRIC_MTU)
+        .and_then(u32_ne);
 
-    Some((key, Route { via, source: address(attribute::SOURCE), mtu, protocol: header[5] }))
+    Some((
+        key,
+        Route {
+            via,
+            source: address(attribute::SOURCE),
+            mtu,
+            protocol: header[5],
+        },
+    ))
 }

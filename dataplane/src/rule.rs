@@ -3,18 +3,12 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use model::{
-    Change, Family,
-    constant::ROUTE_PROTOCOL,
-    plan::RuleKey,
-};
+use model::{Change, Family, constant::ROUTE_PROTOCOL, plan::RuleKey};
 
 use crate::{
     Absent, OpenError, Target,
     address::{family_number, put_address},
-    netlink::{
-        self, Attributes, Message, NetlinkError, Protocol, Received, Refusal, Socket, flag, u32_ne,
-    },
+    netlink::{self, Attributes, Message, Protocol, Received, Refusal, Socket, flag, u32_ne},
 };
 
 /// Bytes of `struct fib_rule_hdr` (linux/fib_rules.h).
@@ -65,7 +59,9 @@ pub enum RuleError {
 impl RuleTarget {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, OpenError> {
-        Ok(Self { socket: Socket::open(Protocol::Route)? })
+        Ok(Self {
+            socket: Socket::open(Protocol::Route)?,
+        })
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -85,7 +81,9 @@ impl Target for RuleTarget {
             header[0] = family_number(family);
             let listed = self
                 .socket
-                .dump(Message::new(libc::RTM_GETRULE, 0, &header), |message| read(message, family))
+                .dump(Message::new(libc::RTM_GETRULE, 0, &header), |message| {
+                    read(message, family)
+                })
                 .map_err(|error| RuleError::List(Box::new(error)))?;
             rules.extend(listed.into_iter().map(|key| (key, ())));
         }
@@ -98,8 +96,10 @@ impl Target for RuleTarget {
         changes: &[Change<RuleKey, ()>],
     ) -> Result<Vec<Absent<RuleKey>>, RuleError> {
         let requests = changes.iter().map(encode).collect();
-        let refusals =
-            self.socket.batch(requests).map_err(|error| RuleError::Send(Box::new(error)))?;
+        let refusals = self
+            .socket
+            .batch(requests)
+            .map_err(|error| RuleError::Send(Box::new(error)))?;
         for refusal in refusals {
             judge(&changes[refusal.index], &refusal)?;
         }
@@ -147,7 +147,11 @@ fn encode(change: &Change<RuleKey, ()>) -> Message {
 
 /// Builds a `struct fib_rule_hdr`.
 fn header(key: &RuleKey) -> [u8; HEADER] {
-    let flags = if key.without_mark.is_some() { INVERT } else { 0 };
+    let flags = if key.without_mark.is_some() {
+        INVERT
+    } else {
+        0
+    };
     let mut header = [0; HEADER];
     header[0] = family_number(key.family);
     header[2] = key.source.map_or(0, |source| source.prefix_len());
@@ -162,10 +166,14 @@ fn read(message: &Received<'_>, family: Family) -> Option<RuleKey> {
     let header = message.payload.get(..HEADER)?;
     let attributes = Attributes::new(message.payload.get(HEADER..)?);
     let number = |kind| attributes.find(kind).and_then(u32_ne);
-    if attributes.find(attribute::PROTOCOL) != Some(&[ROUTE_PROTOCOL]) {
+    // A kernel without a family answers with every family's rules.
+    let is_ours = attributes.find(attribute::PROTOCOL) == Some(&[ROUTE_PROTOCOL]);
+    if !is_ours || header[0] != family_number(family) {
         return None;
     }
-    let source = attributes.find(attribute::SOURCE).and_then(netlink::address);
+    let source = attributes
+        .find(attribute::SOURCE)
+        .and_then(netlink::address);
     let inverted = u32_ne(&header[8..])? & INVERT != 0;
 
     Some(RuleKey {

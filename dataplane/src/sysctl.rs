@@ -73,7 +73,10 @@ impl Target for SysctlTarget {
                     self.kept.insert(key.clone());
                     if !write(key, value)? {
                         let reason = format!("{key} is not there");
-                        absent.push(Absent { key: key.clone(), reason });
+                        absent.push(Absent {
+                            key: key.clone(),
+                            reason,
+                        });
                     }
                 }
             }
@@ -112,7 +115,9 @@ fn is_absence(error: &io::Error) -> bool {
 
 fn path(key: &str) -> Result<PathBuf, SysctlError> {
     let relative = Path::new(key);
-    let plain = relative.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let plain = relative
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
     if !plain || key.is_empty() {
         return Err(SysctlError::Key(key.chars().take(64).collect()));
     }

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -169,8 +170,9 @@ fn holds_for(
 }
 
 /// Orders selector-scoped configurations: the oldest first, then by name; an unknown age is the youngest.
-fn age(configuration: &FelixConfiguration) -> (bool, Option<&str>, &str) {
+fn age(configuration: &FelixConfiguration) -> (bool, Option<Timestamp>, &str) {
     let created = configuration.created.as_deref();
+    let created: Option<Timestamp> = created.and_then(|text| text.parse().ok());
 
     (created.is_none(), created, &configuration.name)
 }
@@ -263,7 +265,7 @@ mod tests {
     #[test]
     fn of_two_selectors_the_older_wins_in_any_order() {
         let old = selected("z-old", "has(gpu)", "2026-01-01T00:00:00Z", 1300);
-        let new = selected("a-new", "has(gpu)", "2026-02-01T00:00:00Z", 1200);
+        let new = selected("a-new", "has(gpu)", "2026-01-01T00:00:00.5Z", 1200);
 
         for order in [[&old, &new], [&new, &old]] {
             let settings = effective(&order);

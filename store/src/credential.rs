@@ -262,3 +262,26 @@ fn first_certificate(
     CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|_| CredentialError::Pem { field, expected: "certificate" })
 }
+
+#[cfg(test)]
+impl Credential {
+    /// Trusts the CA of another credential.
+    pub(crate) fn with_ca_of(mut self, other: &Self) -> Self {
+        self.ca.clone_from(&other.ca);
+        self
+    }
+
+    /// Returns a TLS server that shows this client's certificate.
+    pub(crate) fn as_server(&self) -> Arc<rustls::ServerConfig> {
+        let chain = vec![first_certificate(&self.certificate, "certificate").unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(crate::certificate::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+
+        Arc::new(config)
+    }
+}

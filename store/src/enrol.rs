@@ -155,6 +155,20 @@ pub(crate) const NAME_FIELD: &str = "nameNeeded";
 
 const WRONG_MESH: &str = "no certificate in the chain has the fingerprint that the token names";
 
+#[cfg(test)]
+impl crate::server::tests::Served {
+    /// Returns a client of the store that shows no certificate.
+    pub(crate) fn stranger(
+        &self,
+        token: &Token,
+    ) -> proto::store_client::StoreClient<tonic::transport::Channel> {
+        let target = Target::parse(&self.url()).unwrap();
+        let connector = Connector::new(vec![target], pinned(*token.fingerprint()));
+
+        proto::store_client::StoreClient::new(connector.channel().unwrap())
+    }
+}
+
 /// Returns a TLS client that takes only the CA of this fingerprint, and shows no certificate.
 fn pinned(fingerprint: [u8; 32]) -> Arc<ClientConfig> {
     let provider = provider();

@@ -26,6 +26,7 @@ use crate::uapi;
 
 pub(crate) use shared::Shared;
 
+mod alarm;
 mod batch;
 mod control;
 mod counter;

@@ -1,6 +1,6 @@
 //! The TUN device: where inner packets come from and go to.
 //!
-//! Opened with `IFF_VNET_HDR`, so that every frame carries a [`crate::packet::virtio`] header, and with as much
+//! Opened with `IFF_VNET_HDR`, so that every frame carries a virtio header, and with as much
 //! segmentation offload as the kernel grants: TCP and UDP, TCP alone, none. The device is not persistent: it lives as
 //! long as its file descriptor.
 
@@ -22,9 +22,9 @@ pub const DEFAULT_MTU: u32 = 1420;
 /// Smallest and largest MTU that the TUN driver takes for IP traffic over both families, in bytes.
 pub const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_535;
 
-/// Packets that the device's queue holds. Each may be a super-frame of 64 KiB, so the kernel's default of 500 would
-/// be 32 MB of delay.
-const QUEUE_LENGTH: u32 = 128;
+/// Packets that the device's queue holds. Each may be a super-frame of 64 KiB, so the kernel's default of 500 is up to
+/// 32 MB of delay; but a queue that is short in packets drops bursts of small datagrams while we wait for a CPU.
+const QUEUE_LENGTH: u32 = 256;
 
 /// Segmentation offload of a TUN device, from most to least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

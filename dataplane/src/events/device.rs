@@ -173,7 +173,9 @@ impl DeviceWatch {
     fn note_handshakes(&mut self, device: &InterfaceName, status: &Status) {
         for peer in &status.peers {
             let at = peer.last_handshake.unwrap_or_default();
-            let Ok(public) = PublicKey::new(peer.public_key.0) else { continue };
+            let Ok(public) = PublicKey::new(peer.public_key.0) else {
+                continue;
+            };
             let key = (device.clone(), public);
             if !at.is_zero() && self.told.get(&key) != Some(&at) {
                 self.told.insert(key.clone(), at);
@@ -183,8 +185,8 @@ impl DeviceWatch {
     }
 
     fn status(&self, device: &InterfaceName) -> Option<Status> {
-        let status = uapi::Client::connect(&self.uapi, device.as_str())
-            .and_then(|mut client| client.get());
+        let status =
+            uapi::Client::connect(&self.uapi, device.as_str()).and_then(|mut client| client.get());
         if let Err(error) = &status {
             tracing::trace!(%device, %error, "A device could not be looked at");
         }

@@ -19,9 +19,7 @@ use rustix::{
 use crate::{
     Component, address,
     link::{Link, Links},
-    netlink::{
-        Attributes, NetlinkError, Protocol, Received, Socket, flag, messages, text, u32_ne,
-    },
+    netlink::{Attributes, NetlinkError, Protocol, Received, Socket, flag, messages, text, u32_ne},
     pod,
 };
 
@@ -68,9 +66,18 @@ impl Listener {
         let nftables = Socket::open(Protocol::Netfilter)?;
         nftables.join(&[NFTABLES_GROUP])?;
         let links = Links::list(&mut asking)?;
-        let seen = links.iter().map(|link| (link.index, link.clone())).collect();
+        let seen = links
+            .iter()
+            .map(|link| (link.index, link.clone()))
+            .collect();
 
-        Ok(Self { route, nftables, asking, own_ports, seen })
+        Ok(Self {
+            route,
+            nftables,
+            asking,
+            own_ports,
+            seen,
+        })
     }
 
     /// Waits until something is to be read, on these sockets or on `other`.
@@ -122,7 +129,10 @@ impl Listener {
         heard.links = true;
         match Links::list(&mut self.asking) {
             Ok(links) => {
-                self.seen = links.iter().map(|link| (link.index, link.clone())).collect();
+                self.seen = links
+                    .iter()
+                    .map(|link| (link.index, link.clone()))
+                    .collect();
             }
             Err(error) => tracing::warn!(%error, "Could not list links"),
         }
@@ -149,10 +159,8 @@ impl Listener {
             libc::RTM_NEWRULE | libc::RTM_DELRULE if !is_ours => {
                 heard.drift.insert(Component::Rules);
             }
-            NEW_NETCONF => {
-                if self.spoils_a_pod(message) {
-                    heard.drift.insert(Component::Pods);
-                }
+            NEW_NETCONF if self.spoils_a_pod(message) => {
+                heard.drift.insert(Component::Pods);
             }
             _ => {}
         }
@@ -172,10 +180,16 @@ impl Listener {
         }
 
         heard.links = true;
+        if pod::is_workload(&link) {
+            let is_gone = message.kind == libc::RTM_DELLINK;
+            if is_gone || before.is_some_and(|before| loses_something(&before, &link)) {
+                heard.drift.extend([Component::Pods, Component::Routes]);
+            }
+            return;
+        }
         heard.drift.extend([
             Component::Nft,
             Component::Sysctls,
-            Component::Pods,
             Component::Tunnels,
             Component::Addresses,
             Component::Routes,
@@ -234,8 +248,10 @@ impl Listener {
         tunnels: &BTreeSet<InterfaceName>,
     ) -> Result<BTreeMap<InterfaceName, Underlay>, NetlinkError> {
         let links = Links::list(&mut self.asking)?;
-        let mut found: BTreeMap<u32, (InterfaceName, Underlay)> =
-            links.iter().map(|link| (link.index, described(link, tunnels))).collect();
+        let mut found: BTreeMap<u32, (InterfaceName, Underlay)> = links
+            .iter()
+            .map(|link| (link.index, described(link, tunnels)))
+            .collect();
         for address in address::list(&mut self.asking)? {
             if let Some((_, link)) = found.get_mut(&address.index)
                 && !address::is_link_local(address.address)
@@ -250,6 +266,12 @@ impl Listener {
 
         Ok(found.into_values().collect())
     }
+}
+
+/// Returns whether a workload interface lost what was made of it. Its way to being up loses nothing,
+/// so that a new pod costs no look at everything.
+fn loses_something(before: &Link, now: &Link) -> bool {
+    before.is_up() && !now.is_up() || before.mtu != now.mtu || before.mac != now.mac
 }
 
 fn described(link: &Link, tunnels: &BTreeSet<InterfaceName>) -> (InterfaceName, Underlay) {
@@ -274,7 +296,10 @@ fn concerns_us(message: &Received<'_>) -> bool {
         return false;
     };
     let attributes = Attributes::new(&message.payload[HEADER..]);
-    let table = attributes.find(TABLE).and_then(u32_ne).unwrap_or(u32::from(header[4]));
+    let table = attributes
+        .find(TABLE)
+        .and_then(u32_ne)
+        .unwrap_or(u32::from(header[4]));
     let is_mine = header[5] == ROUTE_PROTOCOL || header[5] == libc::RTPROT_BOOT;
     let replaces = message.kind == libc::RTM_NEWROUTE && message.flags & flag::REPLACE != 0;
 

@@ -56,7 +56,10 @@ pub(crate) fn u32_be(bytes: &[u8]) -> Option<u32> {
 
 /// Reads a text that may end in NUL.
 pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
 
     str::from_utf8(&bytes[..end]).ok()
 }

@@ -41,7 +41,10 @@ impl Message {
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&(flags | flag::REQUEST).to_ne_bytes());
         bytes.extend_from_slice(family_header);
-        let mut message = Self { bytes, oversized: false };
+        let mut message = Self {
+            bytes,
+            oversized: false,
+        };
         message.pad();
 
         message
@@ -143,17 +146,31 @@ pub(crate) struct Received<'a> {
 pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let word = |at: usize| {
-            bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+            bytes
+                .get(at..at + 4)?
+                .try_into()
+                .ok()
+                .map(u32::from_ne_bytes)
         };
         let half = |at: usize| {
-            bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+            bytes
+                .get(at..at + 2)?
+                .try_into()
+                .ok()
+                .map(u16::from_ne_bytes)
         };
         let length = usize::try_from(word(0)?).ok()?;
         let (kind, flags, sequence, port) = (half(4)?, half(6)?, word(8)?, word(12)?);
         let payload = bytes.get(HEADER..length)?;
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
 
-        Some(Received { kind, flags, sequence, port, payload })
+        Some(Received {
+            kind,
+            flags,
+            sequence,
+            port,
+            payload,
+        })
     })
 }
 
@@ -172,7 +189,10 @@ mod tests {
         let read = messages(&bytes).next().unwrap();
         let attributes = Attributes::new(&read.payload[4..]);
 
-        assert_eq!((read.kind, read.flags, read.sequence), (24, flag::CREATE | flag::REQUEST, 9));
+        assert_eq!(
+            (read.kind, read.flags, read.sequence),
+            (24, flag::CREATE | flag::REQUEST, 9)
+        );
         assert_eq!(attributes.find(3), Some(&b"eth0\0"[..]));
         assert_eq!(attributes.nest(4).find(1), Some(&7u32.to_ne_bytes()[..]));
     }

@@ -102,7 +102,12 @@ impl Socket {
         enlarge(&socket);
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
 
-        Ok(Self { socket, port: address.port_number(), sequence: 0, buffer: vec![0; DATAGRAM] })
+        Ok(Self {
+            socket,
+            port: address.port_number(),
+            sequence: 0,
+            buffer: vec![0; DATAGRAM],
+        })
     }
 
     /// Returns the number by which the kernel names this socket in notifications.
@@ -113,7 +118,9 @@ impl Socket {
     /// Subscribes to multicast groups.
     pub(crate) fn join(&self, groups: &[u32]) -> Result<(), NetlinkError> {
         for group in groups {
-            self.socket.add_membership(*group).map_err(NetlinkError::Open)?;
+            self.socket
+                .add_membership(*group)
+                .map_err(NetlinkError::Open)?;
         }
 
         Ok(())
@@ -136,16 +143,18 @@ impl Socket {
 
         while pending.peek().is_some() {
             let (mut chunk, mut size) = (Vec::new(), 0);
-            while let Some(message) = pending.next_if(|next| size == 0 || size + next.size() < BATCH)
+            while let Some(message) =
+                pending.next_if(|next| size == 0 || size + next.size() < BATCH)
             {
                 size += message.size();
                 chunk.push(message);
             }
             let count = chunk.len();
             let refused = self.exchange(chunk)?;
-            refusals.extend(
-                refused.into_iter().map(|each| Refusal { index: each.index + done, ..each }),
-            );
+            refusals.extend(refused.into_iter().map(|each| Refusal {
+                index: each.index + done,
+                ..each
+            }));
             done += count;
         }
 
@@ -175,7 +184,9 @@ impl Socket {
             self.sequence = self.sequence.wrapping_add(1);
             count += 1;
             let size = message.size();
-            let bytes = message.finish(self.sequence).ok_or(NetlinkError::Oversized(size))?;
+            let bytes = message
+                .finish(self.sequence)
+                .ok_or(NetlinkError::Oversized(size))?;
             datagram.extend_from_slice(&bytes);
         }
 
@@ -260,7 +271,9 @@ impl Socket {
         let (sequence, _) = self.send(vec![request])?;
         let (mut items, mut disturbed) = (Vec::new(), false);
         loop {
-            let length = self.receive(RecvFlags::empty())?.ok_or(NetlinkError::Unanswered)?;
+            let length = self
+                .receive(RecvFlags::empty())?
+                .ok_or(NetlinkError::Unanswered)?;
             for message in messages(&self.buffer[..length]) {
                 if message.sequence != sequence {
                     continue;
@@ -295,11 +308,17 @@ impl Socket {
 pub(super) fn enlarge(socket: &netlink_sys::Socket) {
     if sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER).is_err() {
         let limited = sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER);
-        tracing::debug!(?limited, "The netlink send buffer is limited by net.core.wmem_max");
+        tracing::debug!(
+            ?limited,
+            "The netlink send buffer is limited by net.core.wmem_max"
+        );
     }
     if sockopt::set_socket_recv_buffer_size_force(socket, RECEIVE_BUFFER).is_err() {
         let limited = sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
-        tracing::debug!(?limited, "The netlink receive buffer is limited by net.core.rmem_max");
+        tracing::debug!(
+            ?limited,
+            "The netlink receive buffer is limited by net.core.rmem_max"
+        );
     }
 }
 
@@ -313,15 +332,25 @@ fn refusal(message: &Received<'_>, index: u32) -> Option<Refusal> {
         return None;
     }
     let attributes = Attributes::new(message.payload.get(ERROR_HEADER..).unwrap_or_default());
-    let reason = attributes.find(ERROR_TEXT).and_then(text).map(str::to_owned);
+    let reason = attributes
+        .find(ERROR_TEXT)
+        .and_then(text)
+        .map(str::to_owned);
 
-    Some(Refusal { index: usize::try_from(index).ok()?, errno, reason })
+    Some(Refusal {
+        index: usize::try_from(index).ok()?,
+        errno,
+        reason,
+    })
 }
 
 impl Refusal {
     /// Returns whether the kernel said that what the request names is not there.
     pub(crate) fn is_absence(&self) -> bool {
-        matches!(self.errno, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)
+        matches!(
+            self.errno,
+            libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL
+        )
     }
 }
 

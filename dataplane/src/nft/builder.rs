@@ -65,7 +65,11 @@ impl Builder {
                 // A key always comes with a row of its own sort: `Rows` pairs them.
                 Change::Set(NftKey::Set(_) | NftKey::Chain(_), _) => {}
                 Change::Unset(NftKey::Element(set, element)) => {
-                    deltas.entry(set).or_default().removed.insert(element.clone());
+                    deltas
+                        .entry(set)
+                        .or_default()
+                        .removed
+                        .insert(element.clone());
                 }
                 Change::Unset(NftKey::Set(key)) => dead_sets.push(key),
                 Change::Unset(NftKey::Chain(key)) => dead_chains.push(key),
@@ -93,7 +97,10 @@ impl Builder {
             }
             None => {
                 self.transaction.add_set(key, kind);
-                let held = HeldSet { kind, elements: BTreeSet::new() };
+                let held = HeldSet {
+                    kind,
+                    elements: BTreeSet::new(),
+                };
                 self.held.sets.insert(key.clone(), held);
             }
         }
@@ -111,14 +118,24 @@ impl Builder {
                 }),
             };
         };
-        if let Some(element) = delta.added.iter().find(|each| !element::fits(held.kind, each)) {
-            return Err(NftError::Element { set: key.name.clone(), element: element.clone() });
+        if let Some(element) = delta
+            .added
+            .iter()
+            .find(|each| !element::fits(held.kind, each))
+        {
+            return Err(NftError::Element {
+                set: key.name.clone(),
+                element: element.clone(),
+            });
         }
-        self.deferred.retain(|(set, element)| set != key || !delta.removed.contains(element));
+        self.deferred
+            .retain(|(set, element)| set != key || !delta.removed.contains(element));
 
         let (deleted, added) = settle(held, key, delta, &mut self.deferred);
-        self.transaction.delete_elements(key, &deleted.iter().collect::<Vec<_>>());
-        self.transaction.add_elements(key, &added.iter().collect::<Vec<_>>());
+        self.transaction
+            .delete_elements(key, &deleted.iter().collect::<Vec<_>>());
+        self.transaction
+            .add_elements(key, &added.iter().collect::<Vec<_>>());
 
         Ok(())
     }
@@ -130,12 +147,20 @@ impl Builder {
         }
         for (key, row) in chains {
             let held = self.held.chains.get(*key);
-            if let (Some(chain), true) = (&row.chain, held.is_none_or(|held| held.rules != row.rules))
+            if let (Some(chain), true) =
+                (&row.chain, held.is_none_or(|held| held.rules != row.rules))
             {
                 self.set_rules(key, chain, held.is_some_and(|held| !held.rules.is_empty()));
             }
-            let present = row.hook.as_ref().map(|hook| with_devices(hook, |name| self.existing.contains(name)));
-            let row = ChainRow { hook: present, rules: row.rules.clone(), chain: None };
+            let present = row
+                .hook
+                .as_ref()
+                .map(|hook| with_devices(hook, |name| self.existing.contains(name)));
+            let row = ChainRow {
+                hook: present,
+                rules: row.rules.clone(),
+                chain: None,
+            };
             self.held.chains.insert((*key).clone(), row);
         }
     }
@@ -173,7 +198,13 @@ impl Builder {
         let (Some(held), Some(wanted)) = (held, wanted) else {
             return self.remake_chain(key, wanted);
         };
-        let bare = |hook: &Hook| (with_devices(hook, |_| false).point, hook.priority, hook.kind);
+        let bare = |hook: &Hook| {
+            (
+                with_devices(hook, |_| false).point,
+                hook.priority,
+                hook.kind,
+            )
+        };
         if bare(held) != bare(wanted) {
             return self.remake_chain(key, Some(wanted));
         }
@@ -197,8 +228,11 @@ impl Builder {
     }
 
     fn unset_chains(&mut self, chains: &[&ChainKey]) {
-        let known: Vec<&ChainKey> =
-            chains.iter().copied().filter(|key| self.held.chains.contains_key(*key)).collect();
+        let known: Vec<&ChainKey> = chains
+            .iter()
+            .copied()
+            .filter(|key| self.held.chains.contains_key(*key))
+            .collect();
         for key in &known {
             self.transaction.flush_chain(key);
         }
@@ -286,11 +320,12 @@ fn take_freed(
 }
 
 /// Returns whether a network that is there contains this one.
+///
+/// What is there does not overlap, and sorts by address: only the next before this one can contain it.
 fn covers(held: &HeldSet, net: &IpNet) -> bool {
-    (0..net.prefix_len()).any(|length| {
-        IpNet::new(net.addr(), length)
-            .is_ok_and(|wider| held.elements.contains(&Element::Net(wider.trunc())))
-    })
+    let before = held.elements.range(..Element::Net(*net)).next_back();
+
+    matches!(before, Some(Element::Net(wider)) if wider.contains(net))
 }
 
 /// Returns the networks that are there and inside this one.
@@ -298,9 +333,9 @@ fn parts(held: &HeldSet, net: &IpNet) -> Vec<Element> {
     // Networks sort by address and then by length: what is inside follows the network itself.
     held.elements
         .range(Element::Net(*net)..)
-        .take_while(|element| {
-            matches!(element, Element::Net(other) if net.contains(&other.network()))
-        })
+        .take_while(
+            |element| matches!(element, Element::Net(other) if net.contains(&other.network())),
+        )
         .cloned()
         .collect()
 }

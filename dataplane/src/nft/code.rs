@@ -56,6 +56,7 @@ pub(super) const SET_FLAGS: u16 = 3;
 pub(super) const SET_KEY_TYPE: u16 = 4;
 pub(super) const SET_KEY_LENGTH: u16 = 5;
 pub(super) const SET_ID: u16 = 10;
+pub(super) const SET_USERDATA: u16 = 13;
 /// Elements are ranges.
 pub(super) const SET_F_INTERVAL: u32 = 4;
 /// Properties that our sets never have: anonymous, constant, map, timeout, evaluated, object, concatenated.

@@ -25,6 +25,8 @@ pub(super) struct Shape {
     pub(super) key_length: u32,
     /// `NFT_SET_*` flags.
     pub(super) flags: u32,
+    /// The key is in the machine's byte order, not the network's.
+    pub(super) is_host_order: bool,
 }
 
 /// A bound or a key as it stands in the kernel.
@@ -50,7 +52,12 @@ pub(super) fn shape(kind: SetKind) -> Shape {
         SetKind::InterfaceAddresses(Family::V6) => (pair(INTERFACE_NAME, IPV6_ADDRESS), 32, 0),
     };
 
-    Shape { key_type, key_length, flags }
+    Shape {
+        key_type,
+        key_length,
+        flags,
+        is_host_order: kind == SetKind::Interfaces,
+    }
 }
 
 /// Returns the kind that is declared so, if it is one of ours.
@@ -99,7 +106,11 @@ pub(super) fn put(message: &mut Message, element: &Element) {
         Element::Address(address) => put_key(message, &octets(*address), 0),
         Element::Interface(name) => put_key(message, &padded(name), 0),
         Element::InterfaceAddress(name, address) => {
-            put_key(message, &[padded(name).to_vec(), octets(*address)].concat(), 0);
+            put_key(
+                message,
+                &[padded(name).to_vec(), octets(*address)].concat(),
+                0,
+            );
         }
         Element::Net(net) => {
             put_key(message, &octets(net.network()), 0);
@@ -134,9 +145,10 @@ pub(super) fn read(bytes: &[u8]) -> Option<RawElement> {
 /// Puts a set's raw elements together; `None` where something is in it that is no element of this kind.
 pub(super) fn assemble(kind: SetKind, mut raw: Vec<RawElement>) -> Option<Vec<Element>> {
     match kind {
-        SetKind::Interfaces => {
-            raw.iter().map(|each| Some(Element::Interface(interface(&each.key)?))).collect()
-        }
+        SetKind::Interfaces => raw
+            .iter()
+            .map(|each| Some(Element::Interface(interface(&each.key)?)))
+            .collect(),
         SetKind::InterfaceAddresses(_) => raw
             .iter()
             .map(|each| {
@@ -145,9 +157,10 @@ pub(super) fn assemble(kind: SetKind, mut raw: Vec<RawElement>) -> Option<Vec<El
                 Some(Element::InterfaceAddress(interface(name)?, address(rest)?))
             })
             .collect(),
-        SetKind::Addresses(_) => {
-            raw.iter().map(|each| Some(Element::Address(address(&each.key)?))).collect()
-        }
+        SetKind::Addresses(_) => raw
+            .iter()
+            .map(|each| Some(Element::Address(address(&each.key)?)))
+            .collect(),
         SetKind::Nets(_) => {
             // Where one range ends and the next begins, the end comes first.
             raw.sort_by(|a, b| (&a.key, !a.is_end).cmp(&(&b.key, !b.is_end)));
@@ -186,8 +199,12 @@ fn net(start: IpAddr, end: Option<IpAddr>) -> Option<IpNet> {
 
 fn successor(address: IpAddr) -> Option<IpAddr> {
     match address {
-        IpAddr::V4(address) => Some(IpAddr::from(address.to_bits().checked_add(1)?.to_be_bytes())),
-        IpAddr::V6(address) => Some(IpAddr::from(address.to_bits().checked_add(1)?.to_be_bytes())),
+        IpAddr::V4(address) => Some(IpAddr::from(
+            address.to_bits().checked_add(1)?.to_be_bytes(),
+        )),
+        IpAddr::V6(address) => Some(IpAddr::from(
+            address.to_bits().checked_add(1)?.to_be_bytes(),
+        )),
     }
 }
 
@@ -206,7 +223,12 @@ mod tests {
 
     #[test]
     fn adjacent_networks_and_the_last_one_are_told_apart() {
-        let wanted = ["10.0.0.0/25", "10.0.0.128/25", "0.0.0.0/32", "255.255.255.255/32"];
+        let wanted = [
+            "10.0.0.0/25",
+            "10.0.0.128/25",
+            "0.0.0.0/32",
+            "255.255.255.255/32",
+        ];
         let nets: Vec<IpNet> = wanted.iter().map(|net| net.parse().unwrap()).collect();
         let raw = nets.iter().flat_map(|net| bounds(*net)).collect();
 
@@ -222,23 +244,37 @@ mod tests {
     fn the_whole_space_is_one_network() {
         let all: IpNet = "::/0".parse().unwrap();
 
-        assert_eq!(assemble(SetKind::Nets(Family::V6), bounds(all)), Some(vec![Element::Net(all)]));
+        assert_eq!(
+            assemble(SetKind::Nets(Family::V6), bounds(all)),
+            Some(vec![Element::Net(all)])
+        );
     }
 
     #[test]
     fn a_range_that_is_no_network_is_foreign() {
         let raw = vec![
-            RawElement { key: vec![10, 0, 0, 1], is_end: false },
-            RawElement { key: vec![10, 0, 0, 9], is_end: true },
+            RawElement {
+                key: vec![10, 0, 0, 1],
+                is_end: false,
+            },
+            RawElement {
+                key: vec![10, 0, 0, 9],
+                is_end: true,
+            },
         ];
 
         assert_eq!(assemble(SetKind::Nets(Family::V4), raw), None);
     }
 
     fn bounds(net: IpNet) -> Vec<RawElement> {
-        let start = RawElement { key: octets(net.network()), is_end: false };
-        let end = successor(net.broadcast())
-            .map(|end| RawElement { key: octets(end), is_end: true });
+        let start = RawElement {
+            key: octets(net.network()),
+            is_end: false,
+        };
+        let end = successor(net.broadcast()).map(|end| RawElement {
+            key: octets(end),
+            is_end: true,
+        });
 
         std::iter::once(start).chain(end).collect()
     }

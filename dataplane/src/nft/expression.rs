@@ -104,7 +104,9 @@ impl List<'_> {
                 self.lookup(*sense, set);
             }
             Match::Family(family) => self.family(*family),
-            Match::Source(sense, family, set) => self.address_set(Side::Source, *sense, *family, set),
+            Match::Source(sense, family, set) => {
+                self.address_set(Side::Source, *sense, *family, set)
+            }
             Match::Destination(sense, family, set) => {
                 self.address_set(Side::Destination, *sense, *family, set);
             }
@@ -303,10 +305,13 @@ impl List<'_> {
         self.put("fib", |data| {
             data.put_be32(1, REGISTER_1);
             data.put_be32(2, ADDRESS_TYPE);
-            data.put_be32(3, match side {
-                Side::Source => 1,
-                Side::Destination => 2,
-            });
+            data.put_be32(
+                3,
+                match side {
+                    Side::Source => 1,
+                    Side::Destination => 2,
+                },
+            );
         });
         self.compare(Compare::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
     }

@@ -17,8 +17,7 @@ use super::{
         RULE_USERDATA, SET_F_FOREIGN, SET_FLAGS, SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_FLAGS,
         TABLE_NAME,
     },
-    element,
-    userdata,
+    element, userdata,
 };
 use crate::netlink::{Attributes, Message, NetlinkError, Received, Socket, text, u32_be};
 
@@ -107,7 +106,12 @@ fn table(socket: &mut Socket, family: NftFamily) -> Result<Option<u32>, NetlinkE
     let mut request = Message::new(GET_TABLE, 0, &header(number(family)));
     request.put_text(TABLE_NAME, TABLE);
     let read = |message: &Received<'_>| {
-        Some(attributes(message).find(TABLE_FLAGS).and_then(u32_be).unwrap_or(0))
+        Some(
+            attributes(message)
+                .find(TABLE_FLAGS)
+                .and_then(u32_be)
+                .unwrap_or(0),
+        )
     };
 
     match socket.get(request, read)? {
@@ -140,8 +144,17 @@ fn read_sets(
         };
         match (kind, elements) {
             (Some(kind), Some(elements)) => {
-                let held = HeldSet { kind, elements: elements.into_iter().collect() };
-                ruleset.sets.insert(SetKey { table: family, name }, held);
+                let held = HeldSet {
+                    kind,
+                    elements: elements.into_iter().collect(),
+                };
+                ruleset.sets.insert(
+                    SetKey {
+                        table: family,
+                        name,
+                    },
+                    held,
+                );
             }
             (None, _) | (_, None) => ruleset.is_foreign = true,
         }
@@ -161,7 +174,10 @@ fn read_elements(
     let lists = socket.dump(request, |message| {
         let list = attributes(message).nest(LIST_ELEMENTS);
 
-        Some(list.filter_map(|(_, bytes)| element::read(bytes)).collect::<Vec<_>>())
+        Some(
+            list.filter_map(|(_, bytes)| element::read(bytes))
+                .collect::<Vec<_>>(),
+        )
     })?;
 
     Ok(lists.into_iter().flatten().collect())
@@ -179,11 +195,15 @@ fn read_chains(
             return None;
         }
 
-        Some((attributes.find(CHAIN_NAME).and_then(text)?.to_owned(), read_hook(attributes, family)))
+        Some((
+            attributes.find(CHAIN_NAME).and_then(text)?.to_owned(),
+            read_hook(attributes, family),
+        ))
     })?;
     let mut rules: BTreeMap<String, Vec<Option<u64>>> = BTreeMap::new();
-    for (chain, tag) in read_rules(socket, family, |rule| rule.find(RULE_USERDATA).and_then(userdata::tag))?
-    {
+    for (chain, tag) in read_rules(socket, family, |rule| {
+        rule.find(RULE_USERDATA).and_then(userdata::tag)
+    })? {
         rules.entry(chain).or_default().push(tag);
     }
 
@@ -191,8 +211,18 @@ fn read_chains(
         let rules = rules.remove(&name).unwrap_or_default();
         match hook {
             Ok(hook) => {
-                let row = ChainRow { hook, rules, chain: None };
-                ruleset.chains.insert(ChainKey { table: family, name }, row);
+                let row = ChainRow {
+                    hook,
+                    rules,
+                    chain: None,
+                };
+                ruleset.chains.insert(
+                    ChainKey {
+                        table: family,
+                        name,
+                    },
+                    row,
+                );
             }
             Err(UnknownHook) => ruleset.is_foreign = true,
         }
@@ -216,7 +246,10 @@ fn read_rules<T>(
             return None;
         }
 
-        Some((attributes.find(RULE_CHAIN).and_then(text)?.to_owned(), read(attributes)))
+        Some((
+            attributes.find(RULE_CHAIN).and_then(text)?.to_owned(),
+            read(attributes),
+        ))
     })
 }
 
@@ -235,7 +268,15 @@ pub(super) fn counters(socket: &mut Socket) -> Result<Vec<Counter>, NetlinkError
         counters.extend(rules.into_iter().filter_map(|(chain, (comment, counted))| {
             let (packets, bytes) = counted?;
 
-            Some(Counter { chain: ChainKey { table: family, name: chain }, comment, packets, bytes })
+            Some(Counter {
+                chain: ChainKey {
+                    table: family,
+                    name: chain,
+                },
+                comment,
+                packets,
+                bytes,
+            })
         }));
     }
 
@@ -244,12 +285,21 @@ pub(super) fn counters(socket: &mut Socket) -> Result<Vec<Counter>, NetlinkError
 
 /// Returns packets and bytes of a rule's counter.
 fn counted(rule: Attributes<'_>) -> Option<(u64, u64)> {
-    let counter = rule.nest(RULE_EXPRESSIONS).map(|(_, expression)| expression).find(|expression| {
-        Attributes::new(expression).find(EXPRESSION_NAME).and_then(text) == Some("counter")
-    })?;
+    let counter = rule
+        .nest(RULE_EXPRESSIONS)
+        .map(|(_, expression)| expression)
+        .find(|expression| {
+            Attributes::new(expression)
+                .find(EXPRESSION_NAME)
+                .and_then(text)
+                == Some("counter")
+        })?;
     let data = Attributes::new(counter).nest(EXPRESSION_DATA);
-    let number =
-        |kind| data.find(kind).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    let number = |kind| {
+        data.find(kind)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_be_bytes)
+    };
 
     Some((number(2)?, number(1)?))
 }
@@ -257,10 +307,7 @@ fn counted(rule: Attributes<'_>) -> Option<(u64, u64)> {
 /// A base chain of a shape that we never make.
 struct UnknownHook;
 
-fn read_hook(
-    attributes: Attributes<'_>,
-    family: NftFamily,
-) -> Result<Option<Hook>, UnknownHook> {
+fn read_hook(attributes: Attributes<'_>, family: NftFamily) -> Result<Option<Hook>, UnknownHook> {
     if attributes.find(CHAIN_HOOK).is_none() {
         return Ok(None);
     }
@@ -285,9 +332,17 @@ fn read_hook(
         (NftFamily::Netdev, Some(1)) => HookPoint::Egress(devices(hook)),
         (NftFamily::Inet | NftFamily::Netdev, _) => return Err(UnknownHook),
     };
-    let priority = hook.find(HOOK_PRIORITY).and_then(u32_be).ok_or(UnknownHook)?;
+    let priority = hook
+        .find(HOOK_PRIORITY)
+        .and_then(u32_be)
+        .ok_or(UnknownHook)?;
 
-    Ok(Some(Hook { point, priority: priority.cast_signed(), kind, policy }))
+    Ok(Some(Hook {
+        point,
+        priority: priority.cast_signed(),
+        kind,
+        policy,
+    }))
 }
 
 /// Reads a hook's devices, sorted.

@@ -16,8 +16,8 @@ use super::{
         DEL_CHAIN, DEL_ELEMENT, DEL_RULE, DEL_SET, DEL_TABLE, DEVICE_NAME, HOOK_DEVICES,
         HOOK_NUMBER, HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, NEW_CHAIN, NEW_ELEMENT,
         NEW_RULE, NEW_SET, NEW_TABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, RULE_USERDATA,
-        SET_FLAGS, SET_ID, SET_KEY_LENGTH, SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_FLAGS,
-        TABLE_NAME,
+        SET_FLAGS, SET_ID, SET_KEY_LENGTH, SET_KEY_TYPE, SET_NAME, SET_TABLE, SET_USERDATA,
+        TABLE_FLAGS, TABLE_NAME,
     },
     element, expression,
     ruleset::{TABLE, header, number},
@@ -67,12 +67,17 @@ impl Transaction {
         messages.push(Message::new(BATCH_END, 0, &FRAME));
 
         let (first, _) = socket.send(messages).map_err(CommitError::Netlink)?;
-        let refusals = socket.acknowledgements(first, count + 1).map_err(CommitError::Netlink)?;
+        let refusals = socket
+            .acknowledgements(first, count + 1)
+            .map_err(CommitError::Netlink)?;
 
         match refusals.into_iter().next() {
             None => Ok(()),
             Some(refusal) => {
-                let step = refusal.index.checked_sub(1).and_then(|index| self.steps.get(index));
+                let step = refusal
+                    .index
+                    .checked_sub(1)
+                    .and_then(|index| self.steps.get(index));
                 let step = step.cloned().unwrap_or_else(|| "commit".to_owned());
 
                 Err(CommitError::Refused(step, refusal))
@@ -106,6 +111,7 @@ impl Transaction {
         message.put_be32(SET_KEY_TYPE, shape.key_type);
         message.put_be32(SET_KEY_LENGTH, shape.key_length);
         message.put_be32(SET_ID, self.next_set_id);
+        message.put(SET_USERDATA, &userdata::byte_order(shape.is_host_order));
         self.push(message, format!("add set {} {}", word(key.table), key.name));
     }
 
@@ -114,7 +120,10 @@ impl Transaction {
         let mut message = Message::new(DEL_SET, 0, &header(number(key.table)));
         message.put_text(SET_TABLE, TABLE);
         message.put_text(SET_NAME, &key.name);
-        self.push(message, format!("delete set {} {}", word(key.table), key.name));
+        self.push(
+            message,
+            format!("delete set {} {}", word(key.table), key.name),
+        );
     }
 
     /// Adds elements to a set.
@@ -138,7 +147,10 @@ impl Transaction {
                 }
             });
             let verb = if kind == NEW_ELEMENT { "add" } else { "delete" };
-            self.push(message, format!("{verb} element {} {}", word(set.table), set.name));
+            self.push(
+                message,
+                format!("{verb} element {} {}", word(set.table), set.name),
+            );
         }
     }
 
@@ -149,16 +161,25 @@ impl Transaction {
         message.put_text(CHAIN_NAME, &key.name);
         if let Some(hook) = hook {
             put_hook(&mut message, hook, devices(hook));
-            message.put_be32(CHAIN_POLICY, match hook.policy {
-                Policy::Drop => 0,
-                Policy::Accept => 1,
-            });
-            message.put_text(CHAIN_TYPE, match hook.kind {
-                ChainKind::Filter => "filter",
-                ChainKind::Nat => "nat",
-            });
+            message.put_be32(
+                CHAIN_POLICY,
+                match hook.policy {
+                    Policy::Drop => 0,
+                    Policy::Accept => 1,
+                },
+            );
+            message.put_text(
+                CHAIN_TYPE,
+                match hook.kind {
+                    ChainKind::Filter => "filter",
+                    ChainKind::Nat => "nat",
+                },
+            );
         }
-        self.push(message, format!("add chain {} {}", word(key.table), key.name));
+        self.push(
+            message,
+            format!("add chain {} {}", word(key.table), key.name),
+        );
     }
 
     /// Takes devices off a netdev chain.
@@ -172,7 +193,10 @@ impl Transaction {
         message.put_text(CHAIN_TABLE, TABLE);
         message.put_text(CHAIN_NAME, &key.name);
         put_hook(&mut message, hook, devices.iter());
-        self.push(message, format!("delete devices of chain {} {}", word(key.table), key.name));
+        self.push(
+            message,
+            format!("delete devices of chain {} {}", word(key.table), key.name),
+        );
     }
 
     /// Deletes a chain, which must be empty and without callers.
@@ -180,7 +204,10 @@ impl Transaction {
         let mut message = Message::new(DEL_CHAIN, 0, &header(number(key.table)));
         message.put_text(CHAIN_TABLE, TABLE);
         message.put_text(CHAIN_NAME, &key.name);
-        self.push(message, format!("delete chain {} {}", word(key.table), key.name));
+        self.push(
+            message,
+            format!("delete chain {} {}", word(key.table), key.name),
+        );
     }
 
     /// Deletes every rule of a chain.
@@ -188,7 +215,10 @@ impl Transaction {
         let mut message = Message::new(DEL_RULE, 0, &header(number(key.table)));
         message.put_text(RULE_TABLE, TABLE);
         message.put_text(RULE_CHAIN, &key.name);
-        self.push(message, format!("flush chain {} {}", word(key.table), key.name));
+        self.push(
+            message,
+            format!("flush chain {} {}", word(key.table), key.name),
+        );
     }
 
     /// Appends a chain's rules.
@@ -233,7 +263,9 @@ pub(super) fn devices(hook: &Hook) -> std::slice::Iter<'_, InterfaceName> {
 }
 
 fn put_expressions(message: &mut Message, table: NftFamily, rule: &Rule) {
-    message.nest(RULE_EXPRESSIONS, |list| expression::put_rule(list, table, rule));
+    message.nest(RULE_EXPRESSIONS, |list| {
+        expression::put_rule(list, table, rule)
+    });
 }
 
 fn put_hook<'a>(

@@ -32,6 +32,18 @@ pub(super) fn encode(comment: &str, tag: u64) -> Vec<u8> {
     bytes
 }
 
+/// Writes what `nft list` must know of a set to show its keys (`NFTNL_UDATA_SET_KEYBYTEORDER`).
+pub(super) fn byte_order(is_host_order: bool) -> [u8; 6] {
+    const KEY_BYTE_ORDER: u8 = 0;
+    /// `BYTEORDER_HOST_ENDIAN` and `BYTEORDER_BIG_ENDIAN` of nftables' datatype.h.
+    const HOST: u32 = 1;
+    const NETWORK: u32 = 2;
+
+    let [a, b, c, d] = if is_host_order { HOST } else { NETWORK }.to_ne_bytes();
+
+    [KEY_BYTE_ORDER, 4, a, b, c, d]
+}
+
 /// Reads the tag.
 pub(super) fn tag(bytes: &[u8]) -> Option<u64> {
     find(bytes, TAG)?.try_into().ok().map(u64::from_be_bytes)
@@ -50,7 +62,9 @@ pub(super) fn checksum<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     parts
         .into_iter()
         .flatten()
-        .fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+        .fold(OFFSET_BASIS, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
+        })
 }
 
 fn find(mut bytes: &[u8], wanted: u8) -> Option<&[u8]> {
@@ -76,14 +90,20 @@ mod tests {
     fn comment_and_tag_are_read_back() {
         let bytes = encode("why the rule is there", 7);
 
-        assert_eq!((comment(&bytes), tag(&bytes)), (Some("why the rule is there"), Some(7)));
+        assert_eq!(
+            (comment(&bytes), tag(&bytes)),
+            (Some("why the rule is there"), Some(7))
+        );
     }
 
     #[test]
     fn a_long_comment_is_cut_between_characters() {
         let bytes = encode(&"ü".repeat(100), 7);
 
-        assert_eq!((comment(&bytes), tag(&bytes)), (Some(&*"ü".repeat(63)), Some(7)));
+        assert_eq!(
+            (comment(&bytes), tag(&bytes)),
+            (Some(&*"ü".repeat(63)), Some(7))
+        );
     }
 
     #[test]

@@ -64,51 +64,65 @@ pub enum InsideError {
     Refused(&'static str, String),
 }
 
-/// Sets the inner end up, on a thread that enters the namespace and ends there.
-pub(super) fn enter(
+/// Does something inside, on a thread that enters the namespace and ends there.
+pub(super) fn enter<T: Send>(
     namespace: &File,
-    row: &PodInterface,
-    gateway_v6: Option<Ipv6Addr>,
-) -> Result<(), InsideError> {
-    let work = || {
+    work: impl FnOnce() -> Result<T, InsideError> + Send,
+) -> Result<T, InsideError> {
+    let enter_and_work = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(|error| InsideError::Enter(error.into()))?;
 
-        set_up(row, gateway_v6)
+        work()
     };
 
     thread::scope(|scope| {
         let worker = thread::Builder::new()
             .name("pod-namespace".to_owned())
-            .spawn_scoped(scope, work)
+            .spawn_scoped(scope, enter_and_work)
             .map_err(InsideError::Thread)?;
 
-        worker.join().unwrap_or_else(|_| {
-            Err(InsideError::Thread(io::Error::other("the thread panicked")))
-        })
+        worker
+            .join()
+            .unwrap_or_else(|_| Err(InsideError::Thread(io::Error::other("the thread panicked"))))
     })
+}
+
+/// Returns the index that an inner end's other end has outside; `None` where there is no such pair.
+pub(super) fn other_end(inside: &InterfaceName) -> Result<Option<u32>, InsideError> {
+    let mut socket = Socket::open(Protocol::Route).map_err(netlink)?;
+    let links = Links::list(&mut socket).map_err(netlink)?;
+
+    Ok(links.by_name(inside).and_then(|link| link.other_end))
 }
 
 /// Settings before the link is up, so that it never learns from an advertisement; then addresses,
 /// neighbours and routes. What is there already is left alone.
-fn set_up(row: &PodInterface, gateway_v6: Option<Ipv6Addr>) -> Result<(), InsideError> {
+pub(super) fn set_up(row: &PodInterface, gateway_v6: Option<Ipv6Addr>) -> Result<(), InsideError> {
     let mut socket = Socket::open(Protocol::Route).map_err(netlink)?;
     let links = Links::list(&mut socket).map_err(netlink)?;
     let link = links
         .by_name(&row.inside)
         .ok_or_else(|| InsideError::NoDevice(row.inside.clone()))?;
-    for (name, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
-        let key = format!("net/ipv6/conf/{}/{name}", row.inside);
-        // Without IPv6 in the kernel there is nothing to set; an address would be refused below.
-        let is_there = sysctl::write(&key, value).map_err(InsideError::Setting)?;
-        tracing::trace!(key, is_there, "Setting inside a pod");
-    }
+    settings(&row.inside, gateway_v6.is_some())?;
 
     if link.mtu != row.mtu || !link.is_up() {
-        send(&mut socket, "bring the interface up", vec![up(link.index, row.mtu)])?;
+        send(
+            &mut socket,
+            "bring the interface up",
+            vec![up(link.index, row.mtu)],
+        )?;
     }
-    if let Some(loopback) = links.iter().find(|link| link.index == 1).filter(|link| !link.is_up()) {
-        send(&mut socket, "bring the loopback up", vec![up(loopback.index, loopback.mtu)])?;
+    if let Some(loopback) = links
+        .iter()
+        .find(|link| link.index == 1)
+        .filter(|link| !link.is_up())
+    {
+        send(
+            &mut socket,
+            "bring the loopback up",
+            vec![up(loopback.index, loopback.mtu)],
+        )?;
     }
     addresses(&mut socket, link.index, row)?;
     if row.addresses.iter().any(|net| net.addr().is_ipv4()) {
@@ -116,6 +130,24 @@ fn set_up(row: &PodInterface, gateway_v6: Option<Ipv6Addr>) -> Result<(), Inside
     }
     if let Some(gateway_v6) = gateway_v6 {
         gateway(&mut socket, link.index, gateway_v6.into())?;
+    }
+
+    Ok(())
+}
+
+/// A pod learns nothing from advertisements; one with IPv6 addresses has IPv6, at once.
+fn settings(inside: &InterfaceName, has_v6: bool) -> Result<(), InsideError> {
+    let all = [
+        ("accept_ra", "0"),
+        ("accept_dad", "0"),
+        ("disable_ipv6", "0"),
+    ];
+    let wanted = if has_v6 { &all[..] } else { &all[..1] };
+    for (name, value) in wanted {
+        let key = format!("net/ipv6/conf/{inside}/{name}");
+        // Without IPv6 in the kernel there is nothing to set; an address is then refused later.
+        let is_there = sysctl::write(&key, value).map_err(InsideError::Setting)?;
+        tracing::trace!(key, is_there, "Setting inside a pod");
     }
 
     Ok(())
@@ -135,9 +167,10 @@ fn addresses(socket: &mut Socket, index: u32, row: &PodInterface) -> Result<(), 
         send(socket, "take an address away", removals)?;
     }
 
-    let additions = row.addresses.iter().map(|net| {
-        address_request(libc::RTM_NEWADDR, flag::CREATE | flag::REPLACE, net, index)
-    });
+    let additions = row
+        .addresses
+        .iter()
+        .map(|net| address_request(libc::RTM_NEWADDR, flag::CREATE | flag::REPLACE, net, index));
 
     send(socket, "add an address", additions.collect())
 }
@@ -155,17 +188,29 @@ fn address_request(kind: u16, flags: u16, net: &IpNet, index: u32) -> Message {
 /// Makes the gateway reachable without asking for it, then the way out. The gateway's MAC address is
 /// the host end's, which never changes: a pod needs no ARP and no neighbour discovery.
 fn gateway(socket: &mut Socket, index: u32, gateway: IpAddr) -> Result<(), InsideError> {
-    send(socket, "add the gateway's neighbour entry", vec![neighbour(index, gateway)])?;
+    send(
+        socket,
+        "add the gateway's neighbour entry",
+        vec![neighbour(index, gateway)],
+    )?;
     if gateway.is_ipv4() {
         // IPv6 needs no such route: the gateway's address is link-local.
-        send(socket, "add the route to the gateway", vec![route(index, gateway, None)])?;
+        send(
+            socket,
+            "add the route to the gateway",
+            vec![route(index, gateway, None)],
+        )?;
     }
     let everywhere = match Family::of(gateway) {
         Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
 
-    send(socket, "add the default route", vec![route(index, everywhere, Some(gateway))])
+    send(
+        socket,
+        "add the default route",
+        vec![route(index, everywhere, Some(gateway))],
+    )
 }
 
 /// Builds a permanent neighbour entry (`struct ndmsg`, `NUD_PERMANENT`).
@@ -190,7 +235,11 @@ fn route(index: u32, destination: IpAddr, gateway: Option<IpAddr>) -> Message {
     header[1] = if gateway.is_some() { 0 } else { family.bits() };
     header[4] = libc::RT_TABLE_MAIN;
     header[5] = libc::RTPROT_BOOT;
-    header[6] = if gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
+    header[6] = if gateway.is_some() {
+        libc::RT_SCOPE_UNIVERSE
+    } else {
+        libc::RT_SCOPE_LINK
+    };
     header[7] = libc::RTN_UNICAST;
     let flags = flag::CREATE | flag::REPLACE;
     let mut message = Message::new(libc::RTM_NEWROUTE, flags, &header);
@@ -225,7 +274,10 @@ fn send(
 ) -> Result<(), InsideError> {
     let refusals = socket.batch(requests).map_err(netlink)?;
 
-    match refusals.iter().find(|refusal| refusal.errno != libc::EEXIST) {
+    match refusals
+        .iter()
+        .find(|refusal| refusal.errno != libc::EEXIST)
+    {
         None => Ok(()),
         Some(refusal) => Err(refused(step, refusal)),
     }

@@ -60,7 +60,12 @@ type Key = (InterfaceName, PublicKey);
 impl PeerTarget {
     /// Creates a target over an implementation.
     pub fn new(backend: Box<dyn Backend>) -> Self {
-        Self { backend, devices: BTreeSet::new(), held: BTreeMap::new(), given: BTreeMap::new() }
+        Self {
+            backend,
+            devices: BTreeSet::new(),
+            held: BTreeMap::new(),
+            given: BTreeMap::new(),
+        }
     }
 
     /// Says whose peers are ours: all of these devices'.
@@ -129,11 +134,15 @@ impl PeerTarget {
     /// Returns the allowed IPs that a peer has and should not have.
     fn surplus(&self, key: &Key, wanted: &Peer) -> Option<PeerUpdate> {
         let had = &self.held.get(key)?.peer.allowed_ips;
-        let removed: Vec<_> =
-            had.difference(&wanted.allowed_ips).map(|net| AllowedIpChange::Remove(*net)).collect();
+        let removed: Vec<_> = had
+            .difference(&wanted.allowed_ips)
+            .map(|net| AllowedIpChange::Remove(*net))
+            .collect();
 
-        (!removed.is_empty())
-            .then(|| PeerUpdate { allowed_ips: removed, ..PeerUpdate::default() })
+        (!removed.is_empty()).then(|| PeerUpdate {
+            allowed_ips: removed,
+            ..PeerUpdate::default()
+        })
     }
 
     /// Changes one device: first who gets something, then who loses something, so that what moves
@@ -163,7 +172,13 @@ impl PeerTarget {
         let mut told = told.into_iter().peekable();
         while told.peek().is_some() {
             let peers = told.by_ref().take(PEERS_PER_REQUEST).collect();
-            self.backend.write(device, &Configuration { peers, ..Configuration::default() })?;
+            self.backend.write(
+                device,
+                &Configuration {
+                    peers,
+                    ..Configuration::default()
+                },
+            )?;
         }
 
         Ok(())
@@ -174,7 +189,11 @@ impl PeerTarget {
             match change {
                 Change::Set(key, peer) => {
                     let has_talked = self.held.get(key).is_some_and(|held| held.has_talked);
-                    let held = Held { peer: peer.clone(), has_endpoint: true, has_talked };
+                    let held = Held {
+                        peer: peer.clone(),
+                        has_endpoint: true,
+                        has_talked,
+                    };
                     self.held.insert(key.clone(), held);
                     self.given.insert(key.clone(), peer.endpoint);
                 }
@@ -197,7 +216,9 @@ impl Target for PeerTarget {
         for (device, status) in self.read()? {
             for peer in &status.peers {
                 // A key that is zero cannot be a peer's.
-                let Ok(public) = PublicKey::new(peer.public_key.0) else { continue };
+                let Ok(public) = PublicKey::new(peer.public_key.0) else {
+                    continue;
+                };
                 self.held.insert((device.clone(), public), Held::new(peer));
             }
         }
@@ -263,7 +284,10 @@ fn missing(changes: &[&Change<Key, Peer>], reason: &str) -> Vec<Absent<Key>> {
         .filter_map(|change| match change {
             Change::Set(key, _) => {
                 let reason = format!("peers of {}: {reason}", key.0);
-                Some(Absent { key: key.clone(), reason })
+                Some(Absent {
+                    key: key.clone(),
+                    reason,
+                })
             }
             Change::Unset(_) => None,
         })

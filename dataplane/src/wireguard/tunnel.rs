@@ -47,11 +47,14 @@ pub enum TunnelError {
 
 impl TunnelTarget {
     /// Opens a socket in the calling thread's network namespace.
-    pub fn open(
-        backend: Box<dyn Backend>,
-        keys: Box<dyn KeySource>,
-    ) -> Result<Self, OpenError> {
-        Ok(Self { socket: Socket::open(Protocol::Route)?, backend, keys, set: BTreeMap::new(), created: false })
+    pub fn open(backend: Box<dyn Backend>, keys: Box<dyn KeySource>) -> Result<Self, OpenError> {
+        Ok(Self {
+            socket: Socket::open(Protocol::Route)?,
+            backend,
+            keys,
+            set: BTreeMap::new(),
+            created: false,
+        })
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -67,10 +70,14 @@ impl TunnelTarget {
     /// Makes a device as it should be, touching only what differs.
     fn set(&mut self, name: &InterfaceName, tunnel: &Tunnel) -> Result<(), SetError> {
         if tunnel.backend == Choice::Kernel {
-            return Err(SetError::Absent("the kernel's WireGuard cannot be used yet".to_owned()));
+            return Err(SetError::Absent(
+                "the kernel's WireGuard cannot be used yet".to_owned(),
+            ));
         }
         if self.link(name)?.is_none() || self.read(name)?.is_none() {
-            self.backend.create(name, tunnel.mtu).map_err(|error| write(name, error))?;
+            self.backend
+                .create(name, tunnel.mtu)
+                .map_err(|error| write(name, error))?;
             self.created = true;
         }
         let status = self
@@ -78,7 +85,9 @@ impl TunnelTarget {
             .ok_or_else(|| SetError::Absent(format!("device {name} did not come up")))?;
         let configuration = self.difference(&status, tunnel)?;
         if let Some(configuration) = configuration {
-            self.backend.write(name, &configuration).map_err(|error| write(name, error))?;
+            self.backend
+                .write(name, &configuration)
+                .map_err(|error| write(name, error))?;
         }
         self.bring_up(name, tunnel.mtu)?;
         self.set.insert(name.clone(), tunnel.clone());
@@ -94,8 +103,10 @@ impl TunnelTarget {
     ) -> Result<Option<Configuration>, SetError> {
         let mut configuration = Configuration::default();
         if status.public_key.map(|key| key.0) != Some(*tunnel.key.as_bytes()) {
-            let key =
-                self.keys.private_key(&tunnel.key).ok_or(TunnelError::Key(tunnel.key))?;
+            let key = self
+                .keys
+                .private_key(&tunnel.key)
+                .ok_or(TunnelError::Key(tunnel.key))?;
             configuration.private_key = Some(Some(key.to_wire()));
         }
         configuration.listen_port = (status.listen_port != tunnel.port).then_some(tunnel.port);
@@ -127,14 +138,21 @@ impl TunnelTarget {
     }
 
     fn unset(&mut self, name: &InterfaceName) -> Result<(), SetError> {
-        self.backend.delete(name).map_err(|error| write(name, error))?;
+        match self.backend.delete(name) {
+            // The service's devices end with it.
+            Err(BackendError::Away(_)) if self.link(name)?.is_none() => {}
+            result => result.map_err(|error| write(name, error))?,
+        }
         self.set.remove(name);
 
         Ok(())
     }
 
     fn link(&mut self, name: &InterfaceName) -> Result<Option<Link>, SetError> {
-        Ok(Links::list(&mut self.socket).map_err(links)?.by_name(name).cloned())
+        Ok(Links::list(&mut self.socket)
+            .map_err(links)?
+            .by_name(name)
+            .cloned())
     }
 
     fn read(&mut self, name: &InterfaceName) -> Result<Option<Status>, SetError> {
@@ -148,14 +166,19 @@ impl TunnelTarget {
 
     /// Returns a device as a row; what is not as any row would have it is zero.
     fn row(&self, name: &InterfaceName, status: &Status, link: &Link) -> Option<Tunnel> {
-        let key = status.public_key.and_then(|key| PublicKey::new(key.0).ok())?;
+        let key = status
+            .public_key
+            .and_then(|key| PublicKey::new(key.0).ok())?;
 
         Some(Tunnel {
             key,
             port: status.listen_port,
             mark: status.fwmark,
             mtu: if link.is_up() { link.mtu } else { 0 },
-            backend: self.set.get(name).map_or(Choice::Auto, |tunnel| tunnel.backend),
+            backend: self
+                .set
+                .get(name)
+                .map_or(Choice::Auto, |tunnel| tunnel.backend),
         })
     }
 }
@@ -172,8 +195,8 @@ impl Target for TunnelTarget {
             Err(BackendError::Away(_)) => return Ok(BTreeMap::new()),
             Err(error) => return Err(TunnelError::Read("list".to_owned(), error)),
         };
-        let links = Links::list(&mut self.socket)
-            .map_err(|error| TunnelError::Links(Box::new(error)))?;
+        let links =
+            Links::list(&mut self.socket).map_err(|error| TunnelError::Links(Box::new(error)))?;
         let mut found = BTreeMap::new();
         for name in names {
             let status = match self.backend.read(&name) {
@@ -203,7 +226,10 @@ impl Target for TunnelTarget {
             };
             match result {
                 Ok(()) => {}
-                Err(SetError::Absent(reason)) => absent.push(Absent { key: name.clone(), reason }),
+                Err(SetError::Absent(reason)) => absent.push(Absent {
+                    key: name.clone(),
+                    reason,
+                }),
                 Err(SetError::Failed(error)) => return Err(error),
             }
         }

@@ -32,11 +32,16 @@ impl Backend for Userspace {
     fn list(&mut self) -> Result<Vec<InterfaceName>, BackendError> {
         let devices = self.service()?.list().map_err(refused)?;
 
-        Ok(devices.into_iter().filter_map(|device| device.name.parse().ok()).collect())
+        Ok(devices
+            .into_iter()
+            .filter_map(|device| device.name.parse().ok())
+            .collect())
     }
 
     fn create(&mut self, device: &InterfaceName, mtu: u32) -> Result<(), BackendError> {
-        self.service()?.create(device.as_str(), Some(mtu)).map_err(refused)?;
+        self.service()?
+            .create(device.as_str(), Some(mtu))
+            .map_err(refused)?;
 
         Ok(())
     }
@@ -73,7 +78,10 @@ impl Backend for Userspace {
 
 /// Returns whether nobody serves a device's socket.
 fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
 }
 
 fn away(error: supervise::ClientError) -> BackendError {

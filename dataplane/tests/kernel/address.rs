@@ -14,7 +14,9 @@ fn addresses_keep_the_contract() {
         veth("wg0", "peer0");
         check(Case::<AddressTarget> {
             make: Box::new(target),
-            rows: ["10.0.0.1/32", "fd00::1/128"].map(|address| (key(address), ())).into(),
+            rows: ["10.0.0.1/32", "fd00::1/128"]
+                .map(|address| (key(address), ()))
+                .into(),
             changed: None,
             spoil: Box::new(|| {
                 ip("addr del 10.0.0.1/32 dev wg0");
@@ -33,9 +35,14 @@ fn addresses_bring_no_routes_of_their_own_and_are_usable_at_once() {
         let before = (ip("route show table main"), ip("-6 route show table main"));
         let mut target = target();
 
-        target.apply(&["10.0.0.1/26", "fd00::1/122"].map(|net| Change::Set(key(net), ()))).unwrap();
+        target
+            .apply(&["10.0.0.1/26", "fd00::1/122"].map(|net| Change::Set(key(net), ())))
+            .unwrap();
 
-        assert_eq!((ip("route show table main"), ip("-6 route show table main")), before);
+        assert_eq!(
+            (ip("route show table main"), ip("-6 route show table main")),
+            before
+        );
         assert!(!ip("-6 addr show dev wg0").contains("fd00::1/122 scope global tentative"));
     });
 }
@@ -53,7 +60,9 @@ fn addresses_of_other_devices_are_not_ours() {
 #[test]
 fn an_address_whose_device_is_missing_waits() {
     alone(|| {
-        let absent = target().apply(&[Change::Set(key("10.0.0.1/32"), ())]).unwrap();
+        let absent = target()
+            .apply(&[Change::Set(key("10.0.0.1/32"), ())])
+            .unwrap();
 
         assert_eq!(absent.len(), 1);
         assert_eq!(absent[0].reason, "device wg0 is not there");

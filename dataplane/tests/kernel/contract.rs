@@ -13,7 +13,7 @@ pub(crate) struct Case<T: Target> {
     pub(crate) rows: Vec<(T::Key, T::Row)>,
     /// Other contents for one of them; none where rows have no contents.
     pub(crate) changed: Option<(T::Key, T::Row)>,
-    /// Spoils the first row behind the target's back.
+    /// Spoils a row behind the target's back.
     pub(crate) spoil: Box<dyn Fn()>,
     /// Whether a restarted target recognises what is there without setting it again.
     pub(crate) recognises: bool,
@@ -31,47 +31,100 @@ where
     T::Row: Debug,
 {
     let mut target = (case.make)();
-    let sets: Vec<_> =
-        case.rows.iter().map(|(key, row)| Change::Set(key.clone(), row.clone())).collect();
-    let unsets: Vec<_> =
-        case.rows.iter().map(|(key, _)| Change::<T::Key, T::Row>::Unset(key.clone())).collect();
-    let holds_all = |target: &mut T| {
-        let observed = target.observe().unwrap();
-        case.rows.iter().all(|(key, row)| observed.get(key) == Some(row))
-    };
+    assert!(
+        target.observe().unwrap().is_empty(),
+        "nothing is there at first"
+    );
+    case.unset(&mut target);
 
-    assert!(target.observe().unwrap().is_empty(), "nothing is there at first");
-    assert!(target.apply(&unsets).unwrap().is_empty(), "unsetting what is absent succeeds");
-
-    assert!(target.apply(&sets).unwrap().is_empty(), "every row can be set");
-    assert!(holds_all(&mut target), "what was set is observed: {:?}", target.observe().unwrap());
+    case.set(&mut target);
+    assert!(
+        case.holds(&mut target),
+        "what was set is observed: {:?}",
+        target.observe().unwrap()
+    );
     let print = (case.print)();
-
-    assert!(target.apply(&sets).unwrap().is_empty(), "setting again succeeds");
+    case.set(&mut target);
     assert_eq!((case.print)(), print, "setting again changes nothing");
 
     drop(target);
     let mut target = (case.make)();
-    assert_eq!(holds_all(&mut target), case.recognises, "what a restarted target sees");
-    target.apply(&sets).unwrap();
-    assert!(holds_all(&mut target), "a restarted target adopts");
+    assert_eq!(
+        case.holds(&mut target),
+        case.recognises,
+        "what a restarted target sees"
+    );
+    case.set(&mut target);
+    assert!(case.holds(&mut target), "a restarted target adopts");
     assert_eq!((case.print)(), print, "adopting changes nothing");
 
     (case.spoil)();
-    assert!(!holds_all(&mut target), "what was spoilt is noticed");
-    target.apply(&sets[..1]).unwrap();
-    assert!(holds_all(&mut target), "and repaired");
+    assert!(!case.holds(&mut target), "what was spoilt is noticed");
+    case.set(&mut target);
+    assert!(case.holds(&mut target), "and repaired");
 
-    if let Some((key, row)) = &case.changed {
-        target.apply(&[Change::Set(key.clone(), row.clone())]).unwrap();
-        assert_eq!(target.observe().unwrap().get(key), Some(row), "a row is changed in place");
-        target.apply(&sets).unwrap();
-        assert!(holds_all(&mut target), "and back");
+    case.change_one(&mut target);
+
+    case.unset(&mut target);
+    target.observe().unwrap();
+    case.unset(&mut target);
+    let left = target.observe().unwrap();
+    assert!(
+        !case.removes || left.is_empty(),
+        "what was unset is gone: {left:?}"
+    );
+}
+
+impl<T: Target> Case<T>
+where
+    T::Key: Debug,
+    T::Row: Debug,
+{
+    fn set(&self, target: &mut T) {
+        let rows = self.rows.iter();
+        let sets: Vec<_> = rows
+            .map(|(key, row)| Change::Set(key.clone(), row.clone()))
+            .collect();
+
+        assert!(
+            target.apply(&sets).unwrap().is_empty(),
+            "every row can be set"
+        );
     }
 
-    target.apply(&unsets).unwrap();
-    target.observe().unwrap();
-    target.apply(&unsets).unwrap();
-    let left = target.observe().unwrap();
-    assert!(!case.removes || left.is_empty(), "what was unset is gone: {left:?}");
+    fn unset(&self, target: &mut T) {
+        let unsets: Vec<_> = self
+            .rows
+            .iter()
+            .map(|(key, _)| Change::Unset(key.clone()))
+            .collect();
+
+        assert!(
+            target.apply(&unsets).unwrap().is_empty(),
+            "also what is absent can be unset"
+        );
+    }
+
+    fn holds(&self, target: &mut T) -> bool {
+        let observed = target.observe().unwrap();
+
+        self.rows
+            .iter()
+            .all(|(key, row)| observed.get(key) == Some(row))
+    }
+
+    fn change_one(&self, target: &mut T) {
+        let Some((key, row)) = &self.changed else {
+            return;
+        };
+
+        target
+            .apply(&[Change::Set(key.clone(), row.clone())])
+            .unwrap();
+        let observed = target.observe().unwrap();
+        assert_eq!(observed.get(key), Some(row), "a row is changed in place");
+
+        self.set(target);
+        assert!(self.holds(target), "and back");
+    }
 }

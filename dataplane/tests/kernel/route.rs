@@ -10,7 +10,7 @@ use model::{
 
 use crate::{
     contract::{Case, check},
-    namespace::{alone, ip, ip_json, veth},
+    namespace::{alone, ip, ip_json, tell, veth},
 };
 
 #[test]
@@ -28,7 +28,9 @@ fn routes_keep_the_contract() {
             }),
             recognises: true,
             removes: true,
-            print: Box::new(|| ip("route show table all proto 80") + &ip("-6 route show table all proto 80")),
+            print: Box::new(|| {
+                ip("route show table all proto 80") + &ip("-6 route show table all proto 80")
+            }),
         });
     });
 }
@@ -44,16 +46,34 @@ fn the_kernel_shows_each_kind_as_it_was_meant() {
         set(&mut target, &every_shape());
 
         let table = ip("route show table 1");
-        assert!(table.contains("unreachable 10.0.0.0/16 proto 80"), "{table}");
+        assert!(
+            table.contains("unreachable 10.0.0.0/16 proto 80"),
+            "{table}"
+        );
         assert!(table.contains("throw 10.0.1.0/26 proto 80"), "{table}");
-        assert!(table.contains("10.0.2.0/26 dev eth0 proto 80 scope link src 192.0.2.1 mtu 1380"), "{table}");
+        assert!(
+            table.contains("10.0.2.0/26 dev eth0 proto 80 scope link src 192.0.2.1 mtu 1380"),
+            "{table}"
+        );
         let main = ip("route show");
-        assert!(main.contains("10.9.0.0/26 via 192.0.2.254 dev eth0 proto 80"), "{main}");
+        assert!(
+            main.contains("10.9.0.0/26 via 192.0.2.254 dev eth0 proto 80"),
+            "{main}"
+        );
         assert!(main.contains("blackhole 10.0.1.0/26 proto 80"), "{main}");
         let v6 = ip("-6 route show table 1");
-        assert!(v6.contains("fd00:2::/122 dev eth0 proto 80 metric 1024"), "{v6}");
-        assert!(v6.contains("unreachable fd00::/48 dev lo proto 80 metric 1024"), "{v6}");
-        assert!(v6.contains("throw fd00:1::/122 dev lo proto 80 metric 1024"), "{v6}");
+        assert!(
+            v6.contains("fd00:2::/122 dev eth0 proto 80 metric 1024"),
+            "{v6}"
+        );
+        assert!(
+            v6.contains("unreachable fd00::/48 dev lo proto 80 metric 1024"),
+            "{v6}"
+        );
+        assert!(
+            v6.contains("throw fd00:1::/122 dev lo proto 80 metric 1024"),
+            "{v6}"
+        );
     });
 }
 
@@ -87,7 +107,10 @@ fn workload_routes_are_ours_only_towards_workloads() {
 
         let seen = target.observe().unwrap();
 
-        assert_eq!(seen.into_keys().collect::<Vec<_>>(), [key(254, "10.0.0.5/32", 0)]);
+        assert_eq!(
+            seen.into_keys().collect::<Vec<_>>(),
+            [key(254, "10.0.0.5/32", 0)]
+        );
     });
 }
 
@@ -102,12 +125,19 @@ fn a_route_that_changes_its_kind_is_never_away() {
             set(&mut target, &[(key.clone(), route(RouteVia::Unreachable))]);
             let mut monitor = Monitor::start();
 
-            for via in [RouteVia::Device("eth0".parse().unwrap()), RouteVia::Throw, RouteVia::Unreachable] {
+            for via in [
+                RouteVia::Device("eth0".parse().unwrap()),
+                RouteVia::Throw,
+                RouteVia::Unreachable,
+            ] {
                 set(&mut target, &[(key.clone(), route(via))]);
             }
 
             assert!(!monitor.stop().contains("Deleted"));
-            assert_eq!(target.observe().unwrap().get(&key), Some(&route(RouteVia::Unreachable)));
+            assert_eq!(
+                target.observe().unwrap().get(&key),
+                Some(&route(RouteVia::Unreachable))
+            );
         }
     });
 }
@@ -117,13 +147,22 @@ fn a_route_whose_device_is_missing_waits_and_holds_up_no_other() {
     alone(|| {
         veth("eth0", "peer0");
         let mut target = RouteTarget::open().unwrap();
-        let lost = (key(1, "10.0.0.0/26", 0), route(RouteVia::Device("wg0".parse().unwrap())));
-        let good = (key(1, "10.0.1.0/26", 0), route(RouteVia::Device("eth0".parse().unwrap())));
+        let lost = (
+            key(1, "10.0.0.0/26", 0),
+            route(RouteVia::Device("wg0".parse().unwrap())),
+        );
+        let good = (
+            key(1, "10.0.1.0/26", 0),
+            route(RouteVia::Device("eth0".parse().unwrap())),
+        );
         let changes = [lost.clone(), good.clone()].map(|(key, row)| Change::Set(key, row));
 
         let absent = target.apply(&changes).unwrap();
 
-        assert_eq!(absent.iter().map(|each| &each.key).collect::<Vec<_>>(), [&lost.0]);
+        assert_eq!(
+            absent.iter().map(|each| &each.key).collect::<Vec<_>>(),
+            [&lost.0]
+        );
         assert_eq!(target.observe().unwrap(), BTreeMap::from([good]));
     });
 }
@@ -135,8 +174,16 @@ fn ten_thousand_routes_take_well_under_a_second() {
         let mut target = RouteTarget::open().unwrap();
         let rows: Vec<_> = (0..10_000u32)
             .map(|index| {
-                let net = format!("10.{}.{}.{}/26", 64 + index / 1024, index / 4 % 256, index % 4 * 64);
-                (key(1, &net, 0), route(RouteVia::Device("eth0".parse().unwrap())))
+                let net = format!(
+                    "10.{}.{}.{}/26",
+                    64 + index / 1024,
+                    index / 4 % 256,
+                    index % 4 * 64
+                );
+                (
+                    key(1, &net, 0),
+                    route(RouteVia::Device("eth0".parse().unwrap())),
+                )
             })
             .collect();
 
@@ -148,7 +195,9 @@ fn ten_thousand_routes_take_well_under_a_second() {
 
         assert_eq!(observed.len(), 10_000);
         assert_eq!(ip_json("route show table 1").len(), 10_000);
-        eprintln!("10,000 routes: set in {set_in:?}, observed in {observed_in:?}");
+        tell(&format!(
+            "10,000 routes: set in {set_in:?}, observed in {observed_in:?}"
+        ));
         assert!(set_in.as_millis() < 800, "{set_in:?}");
     });
 }
@@ -157,7 +206,10 @@ fn ten_thousand_routes_take_well_under_a_second() {
 struct Monitor(std::process::Child);
 
 impl Monitor {
-    #[expect(clippy::disallowed_methods, reason = "the oracle of these tests are other programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the oracle of these tests are other programs"
+    )]
     fn start() -> Self {
         let child = std::process::Command::new("ip")
             .args(["monitor", "route"])
@@ -175,7 +227,9 @@ impl Monitor {
         crate::namespace::eventually("ip monitor to listen", || {
             let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
             let id = self.0.id().to_string();
-            sockets.lines().any(|line| line.split_whitespace().nth(2) == Some(&id))
+            sockets
+                .lines()
+                .any(|line| line.split_whitespace().nth(2) == Some(&id))
         });
     }
 
@@ -184,7 +238,12 @@ impl Monitor {
 
         self.0.kill().unwrap();
         let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        self.0
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         self.0.wait().unwrap();
 
         text
@@ -199,17 +258,33 @@ fn every_shape() -> Vec<(RouteKey, Route)> {
         (key(1, "10.0.1.0/26", 0), route(RouteVia::Throw)),
         (
             key(1, "10.0.2.0/26", 0),
-            Route { source: Some("192.0.2.1".parse().unwrap()), mtu: Some(1380), ..route(device()) },
+            Route {
+                source: Some("192.0.2.1".parse().unwrap()),
+                mtu: Some(1380),
+                ..route(device())
+            },
         ),
         (key(2, "192.0.2.7/32", 0), route(device())),
         (key(2, "192.0.2.7/32", 9), route(RouteVia::Unreachable)),
         (key(254, "10.0.1.0/26", 0), route(RouteVia::Blackhole)),
-        (key(254, "10.9.0.0/26", 0), route(RouteVia::Gateway("192.0.2.254".parse().unwrap()))),
+        (
+            key(254, "10.9.0.0/26", 0),
+            route(RouteVia::Gateway("192.0.2.254".parse().unwrap())),
+        ),
         (key(1, "fd00::/48", 1024), route(RouteVia::Unreachable)),
         (key(1, "fd00:1::/122", 1024), route(RouteVia::Throw)),
-        (key(1, "fd00:2::/122", 1024), Route { mtu: Some(1380), ..route(device()) }),
+        (
+            key(1, "fd00:2::/122", 1024),
+            Route {
+                mtu: Some(1380),
+                ..route(device())
+            },
+        ),
         (key(2, "2001:db8::7/128", 1024), route(device())),
-        (key(2, "2001:db8::7/128", 2048), route(RouteVia::Unreachable)),
+        (
+            key(2, "2001:db8::7/128", 2048),
+            route(RouteVia::Unreachable),
+        ),
         (key(254, "fd00:1::/122", 1024), route(RouteVia::Blackhole)),
         (
             key(254, "fd00:9::/122", 1024),
@@ -219,16 +294,27 @@ fn every_shape() -> Vec<(RouteKey, Route)> {
 }
 
 pub(crate) fn key(table: u32, destination: &str, metric: u32) -> RouteKey {
-    RouteKey { table, destination: destination.parse().unwrap(), metric }
+    RouteKey {
+        table,
+        destination: destination.parse().unwrap(),
+        metric,
+    }
 }
 
 pub(crate) fn route(via: RouteVia) -> Route {
-    Route { via, source: None, mtu: None, protocol: 80 }
+    Route {
+        via,
+        source: None,
+        mtu: None,
+        protocol: 80,
+    }
 }
 
 fn set(target: &mut RouteTarget, rows: &[(RouteKey, Route)]) {
-    let changes: Vec<_> =
-        rows.iter().map(|(key, row)| Change::Set(key.clone(), row.clone())).collect();
+    let changes: Vec<_> = rows
+        .iter()
+        .map(|(key, row)| Change::Set(key.clone(), row.clone()))
+        .collect();
 
     assert_eq!(target.apply(&changes).unwrap(), []);
 }

@@ -30,7 +30,9 @@ fn the_kernel_shows_rules_as_they_were_meant() {
     alone(|| {
         let mut target = RuleTarget::open().unwrap();
 
-        target.apply(&rules().map(|key| Change::Set(key, ()))).unwrap();
+        target
+            .apply(&rules().map(|key| Change::Set(key, ())))
+            .unwrap();
 
         for (rules, source) in [(ip("rule"), "10.0.0.0/26"), (ip("-6 rule"), "fd00::/122")] {
             let inverted = "99:\tnot from all fwmark 0x200000/0x200000 lookup 1 proto 80";
@@ -52,25 +54,26 @@ fn foreign_rules_are_not_ours() {
 }
 
 fn rules() -> [RuleKey; 4] {
-    [(Family::V4, "10.0.0.0/26"), (Family::V6, "fd00::/122")].map(|(family, source)| {
-        [
-            RuleKey {
-                family,
-                priority: 98,
-                source: Some(source.parse().unwrap()),
-                without_mark: None,
-                table: 2,
-            },
-            RuleKey {
-                family,
-                priority: 99,
-                source: None,
-                without_mark: Some(0x0020_0000),
-                table: 1,
-            },
-        ]
-    })
-    .concat()
-    .try_into()
-    .unwrap()
+    [(Family::V4, "10.0.0.0/26"), (Family::V6, "fd00::/122")]
+        .map(|(family, source)| {
+            [
+                RuleKey {
+                    family,
+                    priority: 98,
+                    source: Some(source.parse().unwrap()),
+                    without_mark: None,
+                    table: 2,
+                },
+                RuleKey {
+                    family,
+                    priority: 99,
+                    source: None,
+                    without_mark: Some(0x0020_0000),
+                    table: 1,
+                },
+            ]
+        })
+        .concat()
+        .try_into()
+        .unwrap()
 }

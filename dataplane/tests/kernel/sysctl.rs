@@ -34,7 +34,9 @@ fn a_setting_of_a_device_that_is_missing_waits() {
     alone(|| {
         let mut target = SysctlTarget::new();
 
-        let absent = target.apply(&[Change::Set(LOOSE.into(), "2".into())]).unwrap();
+        let absent = target
+            .apply(&[Change::Set(LOOSE.into(), "2".into())])
+            .unwrap();
 
         assert_eq!(absent.len(), 1);
     });
@@ -45,7 +47,9 @@ fn a_value_that_the_kernel_refuses_is_an_error_that_names_it() {
     alone(|| {
         let mut target = SysctlTarget::new();
 
-        let error = target.apply(&[Change::Set(FORWARD.into(), "many".into())]).unwrap_err();
+        let error = target
+            .apply(&[Change::Set(FORWARD.into(), "many".into())])
+            .unwrap_err();
 
         assert_eq!(error.to_string(), "could not write net/ipv4/ip_forward");
     });

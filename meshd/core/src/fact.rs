@@ -68,11 +68,18 @@ impl Touched {
     }
 
     pub(crate) fn everything() -> Self {
-        Self { all: true, own: true, ..Self::default() }
+        Self {
+            all: true,
+            own: true,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn ourselves() -> Self {
-        Self { own: true, ..Self::default() }
+        Self {
+            own: true,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
@@ -124,12 +131,16 @@ impl Facts {
 
     /// Returns whether this node, and no other, publishes the key.
     pub(crate) fn only_user_of_key(&self, key: &PublicKey, node: &NodeName) -> bool {
-        self.key_users.get(key).is_some_and(|users| users.iter().eq([node]))
+        self.key_users
+            .get(key)
+            .is_some_and(|users| users.iter().eq([node]))
     }
 
     /// Returns whether this node, and no other, publishes the address.
     pub(crate) fn only_user_of_address(&self, address: IpAddr, node: &NodeName) -> bool {
-        self.address_users.get(&address).is_some_and(|users| users.iter().eq([node]))
+        self.address_users
+            .get(&address)
+            .is_some_and(|users| users.iter().eq([node]))
     }
 
     /// Returns the addresses of our underlay links.
@@ -204,7 +215,10 @@ impl Facts {
 
     /// Takes in the machine's links; pods' come and go without touching anything.
     pub(crate) fn set_links(&mut self, links: BTreeMap<InterfaceName, Link>) -> Touched {
-        let links = links.into_iter().filter(|(_, link)| link.kind != LinkKind::Workload).collect();
+        let links = links
+            .into_iter()
+            .filter(|(_, link)| link.kind != LinkKind::Workload)
+            .collect();
         let changed = self.links != links;
         self.links = links;
 
@@ -253,11 +267,20 @@ impl Facts {
 
     fn index_node(&mut self, node: &Node) {
         for key in published_keys(node) {
-            self.key_users.entry(key).or_default().insert(node.name.clone());
-            self.claim_users.entry(key.claim_name()).or_default().insert(node.name.clone());
+            self.key_users
+                .entry(key)
+                .or_default()
+                .insert(node.name.clone());
+            self.claim_users
+                .entry(key.claim_name())
+                .or_default()
+                .insert(node.name.clone());
         }
         for address in published_addresses(node) {
-            self.address_users.entry(address).or_default().insert(node.name.clone());
+            self.address_users
+                .entry(address)
+                .or_default()
+                .insert(node.name.clone());
         }
     }
 
@@ -285,19 +308,29 @@ impl Facts {
         let Some(node) = self.nodes.get(name) else {
             return BTreeSet::new();
         };
-        let by_key = published_keys(node).into_iter().filter_map(|key| self.key_users.get(&key));
+        let by_key = published_keys(node)
+            .into_iter()
+            .filter_map(|key| self.key_users.get(&key));
         let by_address = published_addresses(node)
             .into_iter()
             .filter_map(|address| self.address_users.get(&address));
 
-        by_key.chain(by_address).flatten().filter(|user| *user != name).cloned().collect()
+        by_key
+            .chain(by_address)
+            .flatten()
+            .filter(|user| *user != name)
+            .cloned()
+            .collect()
     }
 
     fn insert_block(&mut self, block: Box<IpamBlock>) -> Touched {
         let cidr = block.cidr;
         let affinity = block.affinity.clone();
         let own = (affinity.as_ref() == Some(&self.own)).then_some(block);
-        let fact = Block { affinity: affinity.clone(), own };
+        let fact = Block {
+            affinity: affinity.clone(),
+            own,
+        };
         let former = self.blocks.insert(cidr, fact.clone());
         if former.as_ref() == Some(&fact) {
             return Touched::nothing();
@@ -305,7 +338,10 @@ impl Facts {
         let concerns_us = fact.own.is_some() || former.as_ref().is_some_and(|b| b.own.is_some());
         let former = former.map(|block| block.affinity);
         if former.as_ref() == Some(&affinity) {
-            return Touched { own: concerns_us, ..Touched::default() };
+            return Touched {
+                own: concerns_us,
+                ..Touched::default()
+            };
         }
         if let Some(Some(node)) = &former {
             withdraw(&mut self.blocks_of, node, &cidr);
@@ -333,13 +369,23 @@ impl Facts {
     }
 
     fn touched_by_block(&self, cidr: IpNet, owners: [Option<NodeName>; 2]) -> Touched {
-        let inside = self.address_users.range(cidr.network()..=cidr.broadcast());
-        let nodes = inside
-            .flat_map(|(_, users)| users.iter().cloned())
+        let range = cidr.network()..=cidr.broadcast();
+        let users = self
+            .address_users
+            .range(range.clone())
+            .flat_map(|(_, users)| users);
+        let holders = self.address_claims.range(range).map(|(_, holder)| holder);
+        let nodes = users
+            .chain(holders)
+            .cloned()
             .chain(owners.into_iter().flatten())
             .collect();
 
-        Touched { nodes, blocks: BTreeSet::from([cidr]), ..Touched::default() }
+        Touched {
+            nodes,
+            blocks: BTreeSet::from([cidr]),
+            ..Touched::default()
+        }
     }
 
     /// Finds the block that an object of this name holds.
@@ -382,22 +428,42 @@ impl Facts {
             withdraw(&mut self.claims_of, former, &address);
         }
         if let Some(node) = &node {
-            self.claims_of.entry(node.clone()).or_default().insert(address);
+            self.claims_of
+                .entry(node.clone())
+                .or_default()
+                .insert(address);
         }
         let own = self.underlay_addresses().any(|ours| ours.addr() == address);
-        let mut nodes = self.address_users.get(&address).cloned().unwrap_or_default();
+        let mut nodes = self
+            .address_users
+            .get(&address)
+            .cloned()
+            .unwrap_or_default();
         nodes.extend(former);
         nodes.extend(node);
 
         // Our own address is the source of routes to every peer.
-        Touched { nodes, all: own, own, ..Touched::default() }
+        Touched {
+            nodes,
+            all: own,
+            own,
+            ..Touched::default()
+        }
     }
 }
 
 /// Returns every key that a node publishes, in its record or beside it.
 pub(crate) fn published_keys(node: &Node) -> BTreeSet<PublicKey> {
-    let fields = [&node.key_v4, &node.key_v6].into_iter().flatten().flatten().copied();
-    let record = node.record.iter().flatten().flat_map(|record| &record.tunnels);
+    let fields = [&node.key_v4, &node.key_v6]
+        .into_iter()
+        .flatten()
+        .flatten()
+        .copied();
+    let record = node
+        .record
+        .iter()
+        .flatten()
+        .flat_map(|record| &record.tunnels);
 
     fields.chain(record.map(|tunnel| tunnel.key)).collect()
 }
@@ -407,11 +473,19 @@ pub(crate) fn published_addresses(node: &Node) -> BTreeSet<IpAddr> {
     let record = node.record.iter().flatten();
     let record = record.flat_map(|record| record.addresses.iter().chain(&record.endpoints));
 
-    node.addresses.iter().map(IpNet::addr).chain(record.copied()).collect()
+    node.addresses
+        .iter()
+        .map(IpNet::addr)
+        .chain(record.copied())
+        .collect()
 }
 
 fn all_if(changed: bool) -> Touched {
-    if changed { Touched::everything() } else { Touched::nothing() }
+    if changed {
+        Touched::everything()
+    } else {
+        Touched::nothing()
+    }
 }
 
 fn withdraw<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {

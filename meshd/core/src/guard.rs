@@ -64,10 +64,20 @@ pub(crate) fn always(facts: &Facts, own: &Own) -> Vec<Row> {
     let mut rows = Vec::new();
     for family in Family::BOTH {
         for name in ["space", "anypool", "natpool", "open"] {
-            rows.push(declare(NftFamily::Inet, name, family, SetKind::Nets(family)));
+            rows.push(declare(
+                NftFamily::Inet,
+                name,
+                family,
+                SetKind::Nets(family),
+            ));
         }
         for name in ["member", "own", "openhost"] {
-            rows.push(declare(NftFamily::Inet, name, family, SetKind::Addresses(family)));
+            rows.push(declare(
+                NftFamily::Inet,
+                name,
+                family,
+                SetKind::Addresses(family),
+            ));
         }
         let kind = SetKind::InterfaceAddresses(family);
         rows.push(declare(NftFamily::Inet, "workload", family, kind));
@@ -79,8 +89,18 @@ pub(crate) fn always(facts: &Facts, own: &Own) -> Vec<Row> {
     let natted = pools.filter(|pool| pool.nat_outgoing && pool::serves_pods(pool));
     rows.extend(nets("natpool", natted.map(|pool| pool.cidr)));
     rows.extend(own_addresses(own).map(|address| host_row(NftFamily::Inet, "own", address)));
-    rows.push(chain(NftFamily::Inet, "translate", translate_hook(), translate(own)));
-    rows.push(chain(NftFamily::Inet, "antispoof", antispoof_hook(), antispoof()));
+    rows.push(chain(
+        NftFamily::Inet,
+        "translate",
+        translate_hook(),
+        translate(own),
+    ));
+    rows.push(chain(
+        NftFamily::Inet,
+        "antispoof",
+        antispoof_hook(),
+        antispoof(),
+    ));
 
     rows
 }
@@ -90,18 +110,35 @@ pub(crate) fn barriers(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
     let mut rows = Vec::new();
     for family in Family::BOTH {
         for name in ["space", "open", "take"] {
-            rows.push(declare(NftFamily::Netdev, name, family, SetKind::Nets(family)));
+            rows.push(declare(
+                NftFamily::Netdev,
+                name,
+                family,
+                SetKind::Nets(family),
+            ));
         }
         for name in ["member", "own", "openhost", "takehost"] {
-            rows.push(declare(NftFamily::Netdev, name, family, SetKind::Addresses(family)));
+            rows.push(declare(
+                NftFamily::Netdev,
+                name,
+                family,
+                SetKind::Addresses(family),
+            ));
         }
     }
     rows.extend(space(facts).map(|net| net_row(NftFamily::Netdev, "space", net)));
     rows.extend(own_addresses(own).map(|address| host_row(NftFamily::Netdev, "own", address)));
-    rows.extend(wish.devices.iter().map(|device| {
-        Row::Element(tunnel_set(), Element::Interface(device.name.clone()))
-    }));
-    rows.push(chain(NftFamily::Inet, "barrier", barrier_hook(), barrier(wish)));
+    rows.extend(
+        wish.devices
+            .iter()
+            .map(|device| Row::Element(tunnel_set(), Element::Interface(device.name.clone()))),
+    );
+    rows.push(chain(
+        NftFamily::Inet,
+        "barrier",
+        barrier_hook(),
+        barrier(wish),
+    ));
     let underlay = |kind: &LinkKind| *kind == LinkKind::Underlay;
     let devices: Vec<InterfaceName> = facts
         .links
@@ -113,9 +150,19 @@ pub(crate) fn barriers(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
         return rows;
     }
     let out = hook(HookPoint::Egress(devices.clone()), 0, ChainKind::Filter);
-    rows.push(chain(NftFamily::Netdev, "device_out", out, device_out(wish)));
+    rows.push(chain(
+        NftFamily::Netdev,
+        "device_out",
+        out,
+        device_out(wish),
+    ));
     let inward = hook(HookPoint::Ingress(devices), 0, ChainKind::Filter);
-    rows.push(chain(NftFamily::Netdev, "device_in", inward, device_in(wish)));
+    rows.push(chain(
+        NftFamily::Netdev,
+        "device_in",
+        inward,
+        device_in(wish),
+    ));
 
     rows
 }
@@ -132,8 +179,11 @@ pub(crate) fn lone_block(block: IpNet, is_up: bool) -> Vec<Row> {
 
 /// Returns a member's own addresses as the sets know them.
 pub(crate) fn member_hosts(member: &Member, is_up: bool) -> Vec<Row> {
-    let tables: &[NftFamily] =
-        if is_up { &[NftFamily::Inet, NftFamily::Netdev] } else { &[NftFamily::Inet] };
+    let tables: &[NftFamily] = if is_up {
+        &[NftFamily::Inet, NftFamily::Netdev]
+    } else {
+        &[NftFamily::Inet]
+    };
 
     member
         .hosts
@@ -150,8 +200,20 @@ pub(crate) fn exceptions(
     hosts: Sends,
     takes_plain: bool,
 ) -> Vec<Row> {
-    let blocks = || member.blocks.iter().copied().filter(|n| Family::of_net(n) == family);
-    let addresses = || member.hosts.iter().copied().filter(|a| Family::of(*a) == family);
+    let blocks = || {
+        member
+            .blocks
+            .iter()
+            .copied()
+            .filter(|n| Family::of_net(n) == family)
+    };
+    let addresses = || {
+        member
+            .hosts
+            .iter()
+            .copied()
+            .filter(|a| Family::of(*a) == family)
+    };
     let mut rows = Vec::new();
     for table in [NftFamily::Inet, NftFamily::Netdev] {
         if pods == Sends::Plain {
@@ -186,21 +248,32 @@ fn space(facts: &Facts) -> impl Iterator<Item = IpNet> {
 fn own_addresses(own: &Own) -> impl Iterator<Item = IpAddr> {
     let addresses = own.addresses.iter().map(IpNet::addr);
 
-    addresses.collect::<std::collections::BTreeSet<_>>().into_iter()
+    addresses
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
 }
 
 /// The first barrier: nothing of the pods leaves but by tunnels and pods' devices.
 fn barrier(wish: &Wish) -> Vec<Rule> {
     let mut rules = vec![
-        accept("to the machine itself", vec![Match::Oif(Is, interface("lo"))]),
-        accept("to a pod here", vec![Match::OifPrefix(Is, WORKLOAD_PREFIX.into())]),
+        accept(
+            "to the machine itself",
+            vec![Match::Oif(Is, interface("lo"))],
+        ),
+        accept(
+            "to a pod here",
+            vec![Match::OifPrefix(Is, WORKLOAD_PREFIX.into())],
+        ),
         accept("into a tunnel", vec![Match::OifSet(Is, tunnel_set().name)]),
     ];
     for family in covered(wish) {
         // The address is put back after us: on the wire this is one host's answer to another.
         rules.push(accept(
             "answers for this host's own address",
-            vec![Match::CtReply, Match::CtOriginalDestination(Is, family, name("own", family))],
+            vec![
+                Match::CtReply,
+                Match::CtOriginalDestination(Is, family, name("own", family)),
+            ],
         ));
         rules.extend(outward(family));
     }
@@ -248,7 +321,10 @@ fn device_in(wish: &Wish) -> Vec<Rule> {
             Match::Source(Is, family, name("member", family)),
             Match::Source(Not, family, name("takehost", family)),
         ];
-        rules.extend(foreign_tunnels(from_member, "from a member outside the tunnel"));
+        rules.extend(foreign_tunnels(
+            from_member,
+            "from a member outside the tunnel",
+        ));
     }
 
     rules
@@ -302,11 +378,19 @@ fn translate(own: &Own) -> Vec<Rule> {
         if let Some(address) = own.address(family) {
             let mark = KUBE_MASQUERADE_MARK;
             let marked = vec![
-                Match::Mark { sense: Is, mask: mark, value: mark },
+                Match::Mark {
+                    sense: Is,
+                    mask: mark,
+                    value: mark,
+                },
                 Match::Destination(Is, family, name("space", family)),
             ];
             let matches = [outward.clone(), marked].concat();
-            rules.push(rule("service to a remote pod", matches, Statement::Snat(address)));
+            rules.push(rule(
+                "service to a remote pod",
+                matches,
+                Statement::Snat(address),
+            ));
         }
         let beyond = vec![
             Match::OifSet(Not, tunnel_set().name),
@@ -349,13 +433,18 @@ fn antispoof() -> Vec<Rule> {
         let own = Match::SourceOnInterface(Is, family, name("workload", family));
         rules.push(accept("a pod's own address", from_pod(vec![own])));
     }
-    rules.push(drop_counted("not a pod's own address", from_pod(Vec::new())));
+    rules.push(drop_counted(
+        "not a pod's own address",
+        from_pod(Vec::new()),
+    ));
 
     rules
 }
 
 fn covered(wish: &Wish) -> impl Iterator<Item = Family> {
-    Family::BOTH.into_iter().filter(|family| wish.covers(*family))
+    Family::BOTH
+        .into_iter()
+        .filter(|family| wish.covers(*family))
 }
 
 fn barrier_hook() -> Hook {
@@ -371,23 +460,52 @@ fn antispoof_hook() -> Hook {
 }
 
 fn hook(point: HookPoint, priority: i32, kind: ChainKind) -> Hook {
-    Hook { point, priority, kind, policy: Policy::Accept }
+    Hook {
+        point,
+        priority,
+        kind,
+        policy: Policy::Accept,
+    }
 }
 
 fn chain(table: NftFamily, name: &str, hook: Hook, rules: Vec<Rule>) -> Row {
-    Row::Chain(ChainKey { table, name: name.into() }, Chain { hook: Some(hook), rules })
+    Row::Chain(
+        ChainKey {
+            table,
+            name: name.into(),
+        },
+        Chain {
+            hook: Some(hook),
+            rules,
+        },
+    )
 }
 
 fn accept(comment: &str, matches: Vec<Match>) -> Rule {
-    Rule { matches, counter: false, statement: Statement::Accept, comment: comment.into() }
+    Rule {
+        matches,
+        counter: false,
+        statement: Statement::Accept,
+        comment: comment.into(),
+    }
 }
 
 fn drop_counted(comment: &str, matches: Vec<Match>) -> Rule {
-    Rule { matches, counter: true, statement: Statement::Drop, comment: comment.into() }
+    Rule {
+        matches,
+        counter: true,
+        statement: Statement::Drop,
+        comment: comment.into(),
+    }
 }
 
 fn rule(comment: &str, matches: Vec<Match>, statement: Statement) -> Rule {
-    Rule { matches, counter: false, statement, comment: comment.into() }
+    Rule {
+        matches,
+        counter: false,
+        statement,
+        comment: comment.into(),
+    }
 }
 
 fn declare(table: NftFamily, base: &str, family: Family, kind: SetKind) -> Row {
@@ -397,23 +515,36 @@ fn declare(table: NftFamily, base: &str, family: Family, kind: SetKind) -> Row {
 fn nets(base: &str, nets: impl Iterator<Item = IpNet>) -> Vec<Row> {
     let nets = pool::without_nested(nets).into_iter();
 
-    nets.map(|net| net_row(NftFamily::Inet, base, net)).collect()
+    nets.map(|net| net_row(NftFamily::Inet, base, net))
+        .collect()
 }
 
 fn net_row(table: NftFamily, base: &str, net: IpNet) -> Row {
-    Row::Element(set_key(table, base, Family::of_net(&net)), Element::Net(net))
+    Row::Element(
+        set_key(table, base, Family::of_net(&net)),
+        Element::Net(net),
+    )
 }
 
 fn host_row(table: NftFamily, base: &str, address: IpAddr) -> Row {
-    Row::Element(set_key(table, base, Family::of(address)), Element::Address(address))
+    Row::Element(
+        set_key(table, base, Family::of(address)),
+        Element::Address(address),
+    )
 }
 
 fn tunnel_set() -> SetKey {
-    SetKey { table: NftFamily::Inet, name: "tunnels".into() }
+    SetKey {
+        table: NftFamily::Inet,
+        name: "tunnels".into(),
+    }
 }
 
 fn set_key(table: NftFamily, base: &str, family: Family) -> SetKey {
-    SetKey { table, name: name(base, family) }
+    SetKey {
+        table,
+        name: name(base, family),
+    }
 }
 
 fn name(base: &str, family: Family) -> String {

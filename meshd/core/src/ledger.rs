@@ -1,6 +1,6 @@
 //! Who put which row into the plan, so that a change of one owner touches its own rows only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use model::{
@@ -58,28 +58,52 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Makes `rows` the rows of this owner; the plan's generation rises when anything changed.
-    pub(crate) fn replace(&mut self, plan: &mut Plan, owner: &Owner, rows: Vec<Row>) {
-        let mut keys = rows.iter().map(Row::key).collect::<Vec<_>>();
-        keys.sort();
-        let former = self.rows.remove(owner).unwrap_or_default();
-        let mut changed = false;
-        for key in former.iter().filter(|key| keys.binary_search(key).is_err()) {
+    /// Makes these the rows of these owners; the plan's generation rises when anything changed.
+    ///
+    /// Owners that pass a row from one to the other are written together: what one of them lost
+    /// and another one gained stays.
+    pub(crate) fn replace(&mut self, plan: &mut Plan, batch: Vec<(Owner, Vec<Row>)>) {
+        let mut lost = BTreeSet::new();
+        let mut gained = Vec::new();
+        for (owner, rows) in &batch {
+            let mut keys = rows.iter().map(Row::key).collect::<Vec<_>>();
+            keys.sort();
+            let former = self.rows.remove(owner).unwrap_or_default();
+            lost.extend(
+                former
+                    .into_iter()
+                    .filter(|key| keys.binary_search(key).is_err()),
+            );
+            gained.push(keys);
+        }
+        for key in gained.iter().flatten() {
+            if lost.is_empty() {
+                break;
+            }
+            lost.remove(key);
+        }
+        let mut changed = !lost.is_empty();
+        for key in lost {
             key.remove(plan);
-            changed = true;
         }
-        for row in rows {
-            changed |= row.write(plan);
-        }
-        if !keys.is_empty() {
-            self.rows.insert(owner.clone(), keys);
+        for ((owner, rows), keys) in batch.into_iter().zip(gained) {
+            for row in rows {
+                changed |= row.write(plan);
+            }
+            if !keys.is_empty() {
+                self.rows.insert(owner, keys);
+            }
         }
         plan.generation += u64::from(changed);
     }
 
     /// Returns every owner that has rows and for which `is` holds.
     pub(crate) fn owners(&self, is: impl Fn(&Owner) -> bool) -> Vec<Owner> {
-        self.rows.keys().filter(|owner| is(owner)).cloned().collect()
+        self.rows
+            .keys()
+            .filter(|owner| is(owner))
+            .cloned()
+            .collect()
     }
 }
 
@@ -151,16 +175,36 @@ mod tests {
     #[test]
     fn an_owner_that_changes_leaves_the_rows_of_others_alone() {
         let (mut ledger, mut plan) = (Ledger::default(), Plan::default());
-        let sysctl = |name: &str| Row::Sysctl(name.into(), "1".into());
-        let node = Owner::Node("b".parse().unwrap());
-        ledger.replace(&mut plan, &Owner::Base, vec![sysctl("a")]);
-        ledger.replace(&mut plan, &node, vec![sysctl("b"), sysctl("c")]);
+        let [a, b] = ["a", "b"].map(|name| Owner::Node(name.parse().unwrap()));
+        ledger.replace(&mut plan, vec![(a, vec![row("1")])]);
+        ledger.replace(&mut plan, vec![(b.clone(), vec![row("2"), row("3")])]);
 
-        ledger.replace(&mut plan, &node, vec![sysctl("c")]);
+        ledger.replace(&mut plan, vec![(b.clone(), vec![row("3")])]);
 
-        assert_eq!(plan.sysctls.rows().keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(plan.sysctls.rows().keys().collect::<Vec<_>>(), ["1", "3"]);
         assert_eq!(plan.generation, 3);
-        ledger.replace(&mut plan, &node, vec![sysctl("c")]);
+        ledger.replace(&mut plan, vec![(b, vec![row("3")])]);
         assert_eq!(plan.generation, 3);
+    }
+
+    #[test]
+    fn a_row_that_changes_hands_stays() {
+        for giver_first in [true, false] {
+            let (mut ledger, mut plan) = (Ledger::default(), Plan::default());
+            let [a, b] = ["a", "b"].map(|name| Owner::Node(name.parse().unwrap()));
+            ledger.replace(&mut plan, vec![(a.clone(), vec![row("1")])]);
+
+            let mut batch = vec![(a, vec![]), (b, vec![row("1")])];
+            if !giver_first {
+                batch.reverse();
+            }
+            ledger.replace(&mut plan, batch);
+
+            assert_eq!(plan.sysctls.rows().keys().collect::<Vec<_>>(), ["1"]);
+        }
+    }
+
+    fn row(name: &str) -> Row {
+        Row::Sysctl(name.into(), "1".into())
     }
 }

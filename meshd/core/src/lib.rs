@@ -21,11 +21,13 @@ mod config;
 mod fact;
 mod guard;
 mod ledger;
+mod machine;
 mod member;
 mod mtu;
 #[cfg(test)]
 mod oracle;
 mod own;
+mod peer;
 mod phase;
 mod pod;
 mod pool;

@@ -61,7 +61,10 @@ pub(crate) struct Judge<'a> {
 impl Member {
     /// Returns the address through which its pods of a family are reached without a tunnel.
     pub(crate) fn gateway(&self, family: Family) -> Option<IpAddr> {
-        self.hosts.iter().copied().find(|host| Family::of(*host) == family)
+        self.hosts
+            .iter()
+            .copied()
+            .find(|host| Family::of(*host) == family)
     }
 }
 
@@ -202,7 +205,12 @@ impl Judge<'_> {
             match key {
                 Some(Ok(key)) => tunnels.push(TunnelClaim {
                     key: *key,
-                    port: self.wish.stock_ports.get(&family).copied().unwrap_or_default(),
+                    port: self
+                        .wish
+                        .stock_ports
+                        .get(&family)
+                        .copied()
+                        .unwrap_or_default(),
                     families: vec![family],
                 }),
                 Some(Err(why)) => drop(reasons.insert(Reason::KeyUnusable(why.clone()))),
@@ -257,7 +265,10 @@ impl Judge<'_> {
         tunnels: &[TunnelClaim],
         family: Family,
     ) -> Result<Carrier, Reason> {
-        let device = self.own.device_for(family).ok_or(Reason::NoDevice(family))?;
+        let device = self
+            .own
+            .device_for(family)
+            .ok_or(Reason::NoDevice(family))?;
         let carries = |tunnel: &&TunnelClaim| tunnel.families.contains(&family);
         let tunnel = tunnels.iter().find(carries).ok_or(Reason::NoKey(family))?;
         // A stock node's second device knows only our second key.
@@ -305,7 +316,10 @@ impl Judge<'_> {
     fn reaches(&self, address: IpAddr) -> bool {
         let family = Family::of(address);
 
-        self.own.addresses.iter().any(|net| Family::of_net(net) == family)
+        self.own
+            .addresses
+            .iter()
+            .any(|net| Family::of_net(net) == family)
     }
 }
 

@@ -43,14 +43,20 @@ fn link_towards(links: &BTreeMap<InterfaceName, Link>, endpoint: IpAddr) -> u32 
     let connected = underlay(links)
         .filter_map(|link| {
             let nets = link.addresses.iter().filter(|net| net.contains(&endpoint));
-            nets.map(IpNet::prefix_len).max().map(|length| (length, link.mtu))
+            nets.map(IpNet::prefix_len)
+                .max()
+                .map(|length| (length, link.mtu))
         })
         .max_by_key(|(length, mtu)| (*length, u32::MAX - mtu))
         .map(|(_, mtu)| mtu);
     let family = Family::of(endpoint);
     let routed = || {
         underlay(links)
-            .filter(|link| link.addresses.iter().any(|net| Family::of_net(net) == family))
+            .filter(|link| {
+                link.addresses
+                    .iter()
+                    .any(|net| Family::of_net(net) == family)
+            })
             .map(|link| link.mtu)
             .min()
     };
@@ -59,7 +65,9 @@ fn link_towards(links: &BTreeMap<InterfaceName, Link>, endpoint: IpAddr) -> u32 
 }
 
 fn underlay(links: &BTreeMap<InterfaceName, Link>) -> impl Iterator<Item = &Link> {
-    links.values().filter(|link| link.kind == LinkKind::Underlay && link.up)
+    links
+        .values()
+        .filter(|link| link.kind == LinkKind::Underlay && link.up)
 }
 
 #[cfg(test)]
@@ -83,6 +91,14 @@ mod tests {
     fn link(name: &str, mtu: u32, nets: &[&str]) -> (InterfaceName, Link) {
         let addresses = nets.iter().map(|net| net.parse().unwrap()).collect();
 
-        (name.parse().unwrap(), Link { mtu, up: true, kind: LinkKind::Underlay, addresses })
+        (
+            name.parse().unwrap(),
+            Link {
+                mtu,
+                up: true,
+                kind: LinkKind::Underlay,
+                addresses,
+            },
+        )
     }
 }

@@ -56,7 +56,11 @@ impl Own {
             granted: candidates.iter().copied().filter(is_granted).collect(),
             candidates,
             addresses,
-            devices: wish.devices.iter().filter_map(|wish| device(facts, wish)).collect(),
+            devices: wish
+                .devices
+                .iter()
+                .filter_map(|wish| device(facts, wish))
+                .collect(),
             tunnel_addresses: tunnel_addresses(facts, &blocks),
             blocks,
         }
@@ -67,12 +71,17 @@ impl Own {
         let of_family = |address: &&IpAddr| Family::of(**address) == family;
         let granted = self.granted.iter().find(of_family);
 
-        granted.or_else(|| self.candidates.iter().find(of_family)).copied()
+        granted
+            .or_else(|| self.candidates.iter().find(of_family))
+            .copied()
     }
 
     /// Returns the granted address of this family: one that peers accept packets from.
     pub(crate) fn granted_address(&self, family: Family) -> Option<IpAddr> {
-        self.granted.iter().copied().find(|address| Family::of(*address) == family)
+        self.granted
+            .iter()
+            .copied()
+            .find(|address| Family::of(*address) == family)
     }
 
     /// Returns whether an underlay link has the address.
@@ -82,7 +91,9 @@ impl Own {
 
     /// Returns the device that carries the family.
     pub(crate) fn device_for(&self, family: Family) -> Option<&Device> {
-        self.devices.iter().find(|device| device.wish.families.contains(&family))
+        self.devices
+            .iter()
+            .find(|device| device.wish.families.contains(&family))
     }
 }
 
@@ -106,8 +117,15 @@ pub(crate) fn held(facts: &Facts, blocks: &BTreeSet<IpNet>, handle: &str) -> Vec
 /// Orders our underlay addresses: by the configured networks, then what was granted or seen already.
 fn candidates(facts: &Facts, wish: &Wish, addresses: &BTreeSet<IpNet>) -> Vec<IpAddr> {
     let ours = || addresses.iter().map(IpNet::addr);
-    let inside = wish.networks.iter().flat_map(|net| ours().filter(|a| net.contains(a)));
-    let seen = facts.server_saw.iter().copied().filter(|seen| ours().any(|a| a == *seen));
+    let inside = wish
+        .networks
+        .iter()
+        .flat_map(|net| ours().filter(|a| net.contains(a)));
+    let seen = facts
+        .server_saw
+        .iter()
+        .copied()
+        .filter(|seen| ours().any(|a| a == *seen));
     let granted = ours().filter(|a| facts.address_claims.get(a) == Some(&facts.own));
     let mut candidates: Vec<IpAddr> = Vec::new();
     for address in inside.chain(seen).chain(granted) {
@@ -124,7 +142,10 @@ fn device(facts: &Facts, wish: &DeviceWish) -> Option<Device> {
     let key = *facts.keys.get(wish.slot()).or(facts.keys.first())?;
     let granted = facts.key_claims.get(&key.claim_name()) == Some(&facts.own);
 
-    granted.then(|| Device { wish: wish.clone(), key })
+    granted.then(|| Device {
+        wish: wish.clone(),
+        key,
+    })
 }
 
 fn tunnel_addresses(facts: &Facts, blocks: &BTreeSet<IpNet>) -> BTreeMap<Family, IpAddr> {
@@ -132,7 +153,9 @@ fn tunnel_addresses(facts: &Facts, blocks: &BTreeSet<IpNet>) -> BTreeMap<Family,
         .into_iter()
         .filter_map(|family| {
             let held = held(facts, blocks, &tunnel_handle(facts, family));
-            let address = held.into_iter().find(|address| Family::of(*address) == family)?;
+            let address = held
+                .into_iter()
+                .find(|address| Family::of(*address) == family)?;
             Some((family, address))
         })
         .collect()

@@ -241,7 +241,10 @@ impl Phases {
         set(&mut self.switched, name, switched);
         self.count(name, standing, switched);
 
-        Passage { switched, takes_plain: self.takes_plain(standing, posture) }
+        Passage {
+            switched,
+            takes_plain: self.takes_plain(standing, posture),
+        }
     }
 
     /// Forgets a member.
@@ -298,7 +301,9 @@ impl Phases {
 
     /// Returns the phase that was stated last.
     pub(crate) fn stated(&self) -> Phase {
-        self.under_way.last().map_or(self.confirmed, |(_, phase)| *phase)
+        self.under_way
+            .last()
+            .map_or(self.confirmed, |(_, phase)| *phase)
     }
 
     /// Returns the newest epoch that was written and is not confirmed.
@@ -351,15 +356,27 @@ impl Phases {
         let census = &mut self.census;
         set(&mut census.unswitched, name, !switched && is_waited_for);
         set(&mut census.tunnelled, name, switched && !standing.is_stock);
-        set(&mut census.below_sending, name, standing.phase < Phase::Sending && is_waited_for);
-        set(&mut census.above_leaving, name, standing.phase > Phase::Leaving && !standing.is_stock);
+        set(
+            &mut census.below_sending,
+            name,
+            standing.phase < Phase::Sending && is_waited_for,
+        );
+        set(
+            &mut census.above_leaving,
+            name,
+            standing.phase > Phase::Leaving && !standing.is_stock,
+        );
         set(&mut census.sending, name, standing.phase >= Phase::Sending);
     }
 
     /// A member moves when it comes further than it ever was since the wish changed; so nobody can
     /// hold up the others for long by going to and fro.
     fn note_progress(&mut self, name: &NodeName, standing: Standing, now: Moment) {
-        let phase = if self.wanted { standing.phase as u8 } else { 4 - standing.phase as u8 };
+        let phase = if self.wanted {
+            standing.phase as u8
+        } else {
+            4 - standing.phase as u8
+        };
         let score = phase * 4 + u8::from(standing.has_carrier) * 2 + u8::from(standing.reached);
         match self.best.get(name) {
             Some((best, _)) if *best >= score => {}
@@ -398,10 +415,14 @@ impl Phases {
         };
         let waiting = self.waited_for().into_iter().flatten();
         let waiting = waiting.filter(|name| !self.laggards.contains(name));
-        let (late, rest): (Vec<_>, Vec<_>) =
-            waiting.map(|name| (deadline(name), name.clone())).partition(|(at, _)| *at <= now);
+        let (late, rest): (Vec<_>, Vec<_>) = waiting
+            .map(|name| (deadline(name), name.clone()))
+            .partition(|(at, _)| *at <= now);
         self.check_at = rest.iter().map(|(at, _)| *at).min();
-        let late = late.into_iter().map(|(_, name)| name).collect::<BTreeSet<_>>();
+        let late = late
+            .into_iter()
+            .map(|(_, name)| name)
+            .collect::<BTreeSet<_>>();
         self.laggards.extend(late.iter().cloned());
 
         late
@@ -414,12 +435,18 @@ impl Phases {
 
     /// The furthest that anybody may believe us to be.
     fn highest(&self) -> Phase {
-        self.under_way.iter().map(|(_, phase)| *phase).fold(self.confirmed, Phase::max)
+        self.under_way
+            .iter()
+            .map(|(_, phase)| *phase)
+            .fold(self.confirmed, Phase::max)
     }
 
     /// The least far that anybody may believe us to be.
     fn lowest(&self) -> Phase {
-        self.under_way.iter().map(|(_, phase)| *phase).fold(self.confirmed, Phase::min)
+        self.under_way
+            .iter()
+            .map(|(_, phase)| *phase)
+            .fold(self.confirmed, Phase::min)
     }
 }
 

@@ -107,7 +107,10 @@ impl Pod {
     }
 
     fn nets(&self) -> Vec<IpNet> {
-        self.addresses.values().map(|address| host_net(*address)).collect()
+        self.addresses
+            .values()
+            .map(|address| host_net(*address))
+            .collect()
     }
 }
 
@@ -116,7 +119,9 @@ impl World {
     pub(crate) fn request_pod(&mut self, request: PodRequest) -> Touched {
         let name = request.pod.clone();
         let is_same = |pod: &Pod| {
-            pod.request.as_ref().is_some_and(|former| former.sandbox == request.sandbox)
+            pod.request
+                .as_ref()
+                .is_some_and(|former| former.sandbox == request.sandbox)
         };
         self.pods.ready.insert(name.clone());
         let Some(pod) = self.pods.pods.get_mut(&name) else {
@@ -128,6 +133,7 @@ impl World {
                 pod.request = Some(request);
                 pod.stage = Stage::Published;
                 self.replace_pod(&name);
+                self.commit();
             }
             Stage::Assigning | Stage::Placed(_) | Stage::Published if is_same(pod) => {}
             Stage::Leaving(_) | Stage::Released | Stage::Failed(_) => {
@@ -187,9 +193,12 @@ impl World {
             (PodTask::Answer, Stage::Failed(_), _) => self.start_leaving(&name),
             (PodTask::Release, Stage::Leaving(_), _) => pod.stage = Stage::Released,
             (PodTask::Remove, Stage::Released, _) => {
-                self.tasks.forget(&TaskKey::Pod(name.clone(), PodTask::Remove));
+                self.tasks
+                    .forget(&TaskKey::Pod(name.clone(), PodTask::Remove));
                 let successor = self.pods.pods.remove(&name).and_then(|pod| pod.successor);
-                self.pods.pods.extend(successor.map(|next| (name, Pod::new(next))));
+                self.pods
+                    .pods
+                    .extend(successor.map(|next| (name, Pod::new(next))));
             }
             (
                 PodTask::Assign(_)
@@ -224,7 +233,11 @@ impl World {
 
     /// Writes the rows of every pod again: MTU or state of the guard changed.
     pub(crate) fn replace_pods(&mut self) {
-        let names = self.pods.placed().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let names = self
+            .pods
+            .placed()
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>();
         for name in names {
             self.replace_pod(&name);
         }
@@ -259,7 +272,10 @@ impl World {
             }
             Stage::Released => {
                 let endpoint = WorkloadEndpoint::object_name(&self.facts.own, name);
-                let kind = ActionKind::RemoveEndpoint { pod: name.clone(), name: endpoint };
+                let kind = ActionKind::RemoveEndpoint {
+                    pod: name.clone(),
+                    name: endpoint,
+                };
                 self.tasks.ensure(key(PodTask::Remove), kind, self.now);
                 Some(PodTask::Remove)
             }
@@ -269,18 +285,28 @@ impl World {
     }
 
     fn forget_pod_tasks(&mut self, name: &PodName, keep: Option<PodTask>) {
-        let all = [PodTask::Publish, PodTask::Answer, PodTask::Release, PodTask::Remove];
+        let all = [
+            PodTask::Publish,
+            PodTask::Answer,
+            PodTask::Release,
+            PodTask::Remove,
+        ];
         let assigns = Family::BOTH.map(PodTask::Assign);
-        for task in all.into_iter().chain(assigns).filter(|task| Some(*task) != keep) {
+        for task in all
+            .into_iter()
+            .chain(assigns)
+            .filter(|task| Some(*task) != keep)
+        {
             self.tasks.forget(&TaskKey::Pod(name.clone(), task));
         }
     }
 
     /// Gives the addresses back, once no assignment is under way any more.
     fn give_back(&mut self, name: &PodName, pod: &Pod) {
-        let is_assigning = Family::BOTH
-            .iter()
-            .any(|f| self.tasks.is_under_way(&TaskKey::Pod(name.clone(), PodTask::Assign(*f))));
+        let is_assigning = Family::BOTH.iter().any(|f| {
+            self.tasks
+                .is_under_way(&TaskKey::Pod(name.clone(), PodTask::Assign(*f)))
+        });
         if is_assigning {
             return;
         }
@@ -293,7 +319,8 @@ impl World {
         };
         let blocks = self.own.blocks.iter().copied().collect();
         let kind = ActionKind::ReleaseHandle { handle, blocks };
-        self.tasks.ensure(TaskKey::Pod(name.clone(), PodTask::Release), kind, self.now);
+        self.tasks
+            .ensure(TaskKey::Pod(name.clone(), PodTask::Release), kind, self.now);
     }
 
     /// Finds the handle of a pod that an earlier run of the agent set up.
@@ -305,7 +332,10 @@ impl World {
         let blocks = self.own.blocks.iter();
         let blocks = blocks.filter_map(|cidr| self.facts.blocks.get(cidr)?.own.as_deref());
 
-        blocks.flat_map(|b| &b.attributes).filter(is_pods).find_map(|a| a.handle_id.clone())
+        blocks
+            .flat_map(|b| &b.attributes)
+            .filter(is_pods)
+            .find_map(|a| a.handle_id.clone())
     }
 
     /// Asks for what addresses the pod still lacks; places it when it has them all.
@@ -323,7 +353,9 @@ impl World {
             addresses.insert(Family::of(address), address);
         }
         addresses.retain(|family, _| wanted.contains_key(family));
-        let missing = wanted.iter().filter(|(family, _)| !addresses.contains_key(family));
+        let missing = wanted
+            .iter()
+            .filter(|(family, _)| !addresses.contains_key(family));
         let missing = missing.map(|(f, wanted)| (*f, *wanted)).collect::<Vec<_>>();
         if let Some(pod) = self.pods.pods.get_mut(name) {
             pod.addresses = addresses;
@@ -332,6 +364,7 @@ impl World {
             self.forget_pod_tasks(name, None);
             self.set_stage(name, Stage::Placed(0));
             self.replace_pod(name);
+            self.commit();
             return self.set_stage(name, Stage::Placed(self.plan.generation));
         }
         for (family, address) in missing {
@@ -352,10 +385,15 @@ impl World {
             let wanted = request.addresses.iter().map(|a| (Family::of(*a), Some(*a)));
             return Ok(wanted.collect());
         }
-        let pools = self.facts.pools.values().filter(|pool| pool::selects(pool, &self.facts));
+        let pools = self
+            .facts
+            .pools
+            .values()
+            .filter(|pool| pool::selects(pool, &self.facts));
         let pools = pools.filter(|pool| pool.allowed_uses.contains(&AllowedUse::Workload));
-        let wanted: BTreeMap<_, _> =
-            pools.map(|pool| (Family::of_net(&pool.cidr), None)).collect();
+        let wanted: BTreeMap<_, _> = pools
+            .map(|pool| (Family::of_net(&pool.cidr), None))
+            .collect();
         if wanted.is_empty() {
             return Err(format!("no configured pools for node {}", self.facts.own));
         }
@@ -366,7 +404,11 @@ impl World {
     /// Finds a block of ours for an address; `None` while one is still being claimed.
     fn block_for(&self, family: Family, address: Option<IpAddr>) -> Result<Option<IpNet>, String> {
         if let Some(address) = address {
-            let block = self.own.blocks.iter().find(|block| block.contains(&address));
+            let block = self
+                .own
+                .blocks
+                .iter()
+                .find(|block| block.contains(&address));
             let foreign = || format!("{address} is in no block of node {}", self.facts.own);
             return block.copied().map(Some).ok_or_else(foreign);
         }
@@ -378,7 +420,11 @@ impl World {
         };
         let mut blocks = self.own.blocks.iter().filter(serves);
         let with_space = |block: &&IpNet| {
-            let own = self.facts.blocks.get(*block).and_then(|block| block.own.as_deref());
+            let own = self
+                .facts
+                .blocks
+                .get(*block)
+                .and_then(|block| block.own.as_deref());
             own.is_some_and(|block| !block.unallocated.is_empty())
         };
         let first = blocks.clone().next().copied();
@@ -414,13 +460,17 @@ impl World {
         let request = AddressRequest {
             block,
             handle: handle.to_owned(),
-            attributes: attributes.into_iter().map(|(key, v)| (key.to_owned(), v)).collect(),
+            attributes: attributes
+                .into_iter()
+                .map(|(key, v)| (key.to_owned(), v))
+                .collect(),
             address,
         };
         let key = TaskKey::Pod(name.clone(), PodTask::Assign(family));
         // A block that changes meanwhile does not change the question.
         if !self.tasks.is_under_way(&key) {
-            self.tasks.ensure(key, ActionKind::AssignAddress(request), self.now);
+            self.tasks
+                .ensure(key, ActionKind::AssignAddress(request), self.now);
         }
     }
 
@@ -437,6 +487,7 @@ impl World {
             return;
         }
         self.write(Owner::Pod(name.clone()), Vec::new());
+        self.commit();
         self.forget_pod_tasks(name, None);
         self.set_stage(name, Stage::Leaving(self.plan.generation));
     }
@@ -482,7 +533,9 @@ impl World {
             node: self.facts.own.clone(),
             interface: WorkloadEndpoint::host_interface(name),
             addresses: pod.nets(),
-            labels: request.map(|request| request.labels.clone()).unwrap_or_default(),
+            labels: request
+                .map(|request| request.labels.clone())
+                .unwrap_or_default(),
             profiles,
         }
     }

@@ -35,12 +35,17 @@ pub(crate) fn selects(pool: &IpPool, facts: &Facts) -> bool {
     };
 
     text.is_empty()
-        || text.parse::<Selector>().is_ok_and(|selector| selector.matches(&node.labels))
+        || text
+            .parse::<Selector>()
+            .is_ok_and(|selector| selector.matches(&node.labels))
 }
 
 /// Returns the one pool that the block is a piece of.
 pub(crate) fn of_block(facts: &Facts, block: IpNet) -> Result<&IpPool, Reason> {
-    let mut around = facts.pools.values().filter(|pool| pool.cidr.contains(&block));
+    let mut around = facts
+        .pools
+        .values()
+        .filter(|pool| pool.cidr.contains(&block));
     let pool = around.next().ok_or(Reason::BlockOutsidePools(block))?;
     if around.next().is_some() {
         return Err(Reason::BlockInTwoPools(block));
@@ -57,18 +62,28 @@ pub(crate) fn of_block(facts: &Facts, block: IpNet) -> Result<&IpPool, Reason> {
 
 /// Returns whether an address is inside a proper block of any node.
 pub(crate) fn is_pods(facts: &Facts, address: IpAddr) -> bool {
-    facts.pools.values().filter(|pool| pool.cidr.contains(&address)).any(|pool| {
-        IpNet::new(address, pool.block_size).is_ok_and(|net| {
-            let block = net.trunc();
-            facts.blocks.get(&block).is_some_and(|block| block.affinity.is_some())
-                && of_block(facts, block).is_ok()
+    facts
+        .pools
+        .values()
+        .filter(|pool| pool.cidr.contains(&address))
+        .any(|pool| {
+            IpNet::new(address, pool.block_size).is_ok_and(|net| {
+                let block = net.trunc();
+                facts
+                    .blocks
+                    .get(&block)
+                    .is_some_and(|block| block.affinity.is_some())
+                    && of_block(facts, block).is_ok()
+            })
         })
-    })
 }
 
 /// Returns whether an address is inside the space that the guard protects.
 pub(crate) fn is_in_space(facts: &Facts, address: IpAddr) -> bool {
-    facts.pools.values().any(|pool| is_guarded(pool) && pool.cidr.contains(&address))
+    facts
+        .pools
+        .values()
+        .any(|pool| is_guarded(pool) && pool.cidr.contains(&address))
 }
 
 /// Returns those networks that no other one contains, each once, in order.
@@ -91,10 +106,19 @@ mod tests {
 
     #[test]
     fn nested_networks_vanish_in_those_around_them() {
-        let nets = ["10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8", "11.0.0.0/16", "fd00::/8"];
+        let nets = [
+            "10.1.0.0/16",
+            "10.0.0.0/8",
+            "10.0.0.0/8",
+            "11.0.0.0/16",
+            "fd00::/8",
+        ];
 
         let kept = without_nested(nets.map(|net| net.parse().unwrap()));
 
-        assert_eq!(kept, ["10.0.0.0/8", "11.0.0.0/16", "fd00::/8"].map(|n| n.parse().unwrap()));
+        assert_eq!(
+            kept,
+            ["10.0.0.0/8", "11.0.0.0/16", "fd00::/8"].map(|n| n.parse().unwrap())
+        );
     }
 }

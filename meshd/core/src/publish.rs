@@ -1,6 +1,10 @@
 //! What this node asks of the store: its grants, its blocks, and what it says about itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use model::{
     ActionKind, Family, Phase, PublicKey, Record,
@@ -10,12 +14,144 @@ use model::{
 };
 
 use crate::{
+    World,
     fact::Facts,
     own::{self, Own},
     pool,
     task::TaskKey,
     wish::Wish,
 };
+
+/// How long a record waits that was written before and does not stand in the store as it was written.
+const REWRITE: Duration = Duration::from_secs(5);
+
+impl World {
+    /// Decides what to say and what to ask for, now that the plan is settled.
+    pub(crate) fn step(&mut self) {
+        self.choose_phase();
+        self.write_record();
+        let wanted = claims(&self.facts, &self.wish, &self.own);
+        let keys = wanted
+            .iter()
+            .map(|(key, _)| key.clone())
+            .collect::<BTreeSet<_>>();
+        self.tasks.forget_all(|key| match key {
+            TaskKey::Pod(..) | TaskKey::Publish => false,
+            TaskKey::ClaimKey(_)
+            | TaskKey::ClaimAddress(_)
+            | TaskKey::ClaimBlock(_)
+            | TaskKey::TunnelAddress(_) => !keys.contains(key),
+        });
+        for (key, kind) in wanted {
+            self.tasks.ensure(key, kind, self.now);
+        }
+    }
+
+    /// States the next phase once what it promises is in the kernel.
+    fn choose_phase(&mut self) {
+        if self.stated.is_none() && !self.wish.wanted && self.knows_its_addresses() {
+            self.stated = Some(Phase::Off);
+        }
+        let goal = self.phases.goal().filter(|goal| self.is_prepared(*goal));
+        self.gate = match (goal, self.gate) {
+            (Some(goal), Some((phase, generation))) if goal == phase => Some((goal, generation)),
+            (Some(goal), _) => Some((goal, self.plan.generation)),
+            (None, _) => None,
+        };
+        if let Some((phase, generation)) = self.gate
+            && self.has_applied(generation)
+        {
+            self.stated = Some(phase);
+        }
+    }
+
+    /// Returns whether the machine matches at least this generation of the plan.
+    pub(crate) fn has_applied(&self, generation: u64) -> bool {
+        self.applied
+            .as_ref()
+            .is_some_and(|(applied, failures)| *applied >= generation && failures.is_empty())
+    }
+
+    fn is_prepared(&self, goal: Phase) -> bool {
+        if goal <= Phase::Leaving || self.phases.confirmed() >= Phase::Accepting {
+            return true;
+        }
+        let has_devices = self.wish.devices.len() == self.own.devices.len();
+        let are_up = self
+            .wish
+            .devices
+            .iter()
+            .all(|d| self.facts.links.contains_key(&d.name));
+        let missing = missing_tunnel_addresses(&self.facts, &self.wish, &self.own);
+        let are_refused = missing
+            .iter()
+            .all(|family| self.is_tunnel_address_refused(*family));
+
+        has_devices && are_up && are_refused && !self.own.granted.is_empty()
+    }
+
+    fn is_tunnel_address_refused(&self, family: Family) -> bool {
+        let is_about = |key: &TaskKey| match key {
+            TaskKey::TunnelAddress(of) => *of == family,
+            TaskKey::ClaimBlock(pool) => Family::of_net(pool) == family,
+            TaskKey::ClaimKey(_) | TaskKey::ClaimAddress(_) => false,
+            TaskKey::Publish | TaskKey::Pod(..) => false,
+        };
+
+        self.tasks.refusals().any(|(key, _)| is_about(key))
+    }
+
+    /// Nothing is left to be granted: one write of the record says it all.
+    fn knows_its_addresses(&self) -> bool {
+        let is_settled = |address: &IpAddr| {
+            self.facts.address_claims.contains_key(address)
+                || self
+                    .tasks
+                    .refusal(&TaskKey::ClaimAddress(*address))
+                    .is_some()
+        };
+
+        !self.own.candidates.is_empty() && self.own.candidates.iter().all(is_settled)
+    }
+
+    /// Writes the record when the store shows another one.
+    fn write_record(&mut self) {
+        let Some(phase) = self.stated else {
+            return;
+        };
+        let mut wanted = publication(&self.facts, &self.wish, &self.own, phase);
+        let node = self.facts.nodes.get(&self.facts.own);
+        let is_settled = self.phases.epoch_under_way().is_none();
+        if is_settled && is_published(node.map(|node| &**node), &wanted) {
+            self.draft = None;
+            self.tasks.forget(&TaskKey::Publish);
+            return;
+        }
+        let seen = node
+            .and_then(|node| record_of(node))
+            .map_or(0, |record| record.epoch);
+        let last = self.draft.as_ref().map_or(0, |draft| draft.record.epoch);
+        wanted.record.epoch = last;
+        let is_repeated = self.draft.as_ref() == Some(&wanted);
+        if is_repeated && seen < last {
+            return;
+        }
+        // Somebody else writes what we write: do not race with it.
+        let at = if is_repeated {
+            self.now + REWRITE
+        } else {
+            self.now
+        };
+        wanted.record.epoch = seen
+            .max(last)
+            .max(self.phases.epoch_under_way().unwrap_or(0))
+            + 1;
+        self.phases.state(wanted.record.epoch, phase);
+        self.draft = Some(wanted.clone());
+        let kind = ActionKind::PublishNode(Box::new(wanted));
+        self.tasks.ensure(TaskKey::Publish, kind, at);
+    }
+}
 
 /// Returns everything that must be asked of the store before this node can take part.
 pub(crate) fn claims(facts: &Facts, wish: &Wish, own: &Own) -> Vec<(TaskKey, ActionKind)> {
@@ -31,13 +167,23 @@ pub(crate) fn claims(facts: &Facts, wish: &Wish, own: &Own) -> Vec<(TaskKey, Act
     }
     for address in &own.candidates {
         if !facts.address_claims.contains_key(address) {
-            wanted.push((TaskKey::ClaimAddress(*address), ActionKind::ClaimAddress(*address)));
+            wanted.push((
+                TaskKey::ClaimAddress(*address),
+                ActionKind::ClaimAddress(*address),
+            ));
         }
     }
-    for pool in facts.pools.values().filter(|pool| pool::selects(pool, facts)) {
+    for pool in facts
+        .pools
+        .values()
+        .filter(|pool| pool::selects(pool, facts))
+    {
         if !own.blocks.iter().any(|block| pool.cidr.contains(block)) {
             let (pool, block_size) = (pool.cidr, pool.block_size);
-            wanted.push((TaskKey::ClaimBlock(pool), ActionKind::ClaimBlock { pool, block_size }));
+            wanted.push((
+                TaskKey::ClaimBlock(pool),
+                ActionKind::ClaimBlock { pool, block_size },
+            ));
         }
     }
     for family in missing_tunnel_addresses(facts, wish, own) {
@@ -51,14 +197,13 @@ pub(crate) fn claims(facts: &Facts, wish: &Wish, own: &Own) -> Vec<(TaskKey, Act
 }
 
 /// Returns the families whose tunnel address is still to come, though a pool could give one.
-pub(crate) fn missing_tunnel_addresses(
-    facts: &Facts,
-    wish: &Wish,
-    own: &Own,
-) -> BTreeSet<Family> {
+pub(crate) fn missing_tunnel_addresses(facts: &Facts, wish: &Wish, own: &Own) -> BTreeSet<Family> {
     let is_served = |family: Family| {
         let of_family = |net: &ipnet::IpNet| Family::of_net(net) == family;
-        let pools = facts.pools.values().filter(|pool| pool::selects(pool, facts));
+        let pools = facts
+            .pools
+            .values()
+            .filter(|pool| pool::selects(pool, facts));
 
         own.blocks.iter().any(of_family) || pools.map(|pool| pool.cidr).any(|net| of_family(&net))
     };
@@ -72,7 +217,10 @@ pub(crate) fn missing_tunnel_addresses(
 
 /// Returns the assignment of a tunnel address, as Calico's node start-up makes it.
 fn tunnel_address(facts: &Facts, own: &Own, family: Family) -> Option<AddressRequest> {
-    let block = own.blocks.iter().find(|block| Family::of_net(block) == family)?;
+    let block = own
+        .blocks
+        .iter()
+        .find(|block| Family::of_net(block) == family)?;
     let kind = match family {
         Family::V4 => "wireguardTunnelAddress",
         Family::V6 => "wireguardV6TunnelAddress",
@@ -90,12 +238,7 @@ fn tunnel_address(facts: &Facts, own: &Own, family: Family) -> Option<AddressReq
 }
 
 /// Returns what this node says about itself in a phase; the epoch is still to be set.
-pub(crate) fn publication(
-    facts: &Facts,
-    wish: &Wish,
-    own: &Own,
-    phase: Phase,
-) -> NodePublication {
+pub(crate) fn publication(facts: &Facts, wish: &Wish, own: &Own, phase: Phase) -> NodePublication {
     let speaks = phase >= Phase::Leaving;
     let devices = own.devices.iter().filter(|_| speaks);
     let seen = facts.nodes.get(&facts.own).and_then(|node| record_of(node));
@@ -125,15 +268,23 @@ pub(crate) fn publication(
         phase,
         conditions: conditions(wish),
         signature: None,
-        unknown: seen.map(|record| record.unknown.clone()).unwrap_or_default(),
+        unknown: seen
+            .map(|record| record.unknown.clone())
+            .unwrap_or_default(),
     };
 
     NodePublication {
         node: facts.own.clone(),
         record,
         addresses,
-        tunnel_addresses: if speaks { own.tunnel_addresses.clone() } else { BTreeMap::new() },
-        keys: devices.map(|device| (device.wish.native, device.key)).collect(),
+        tunnel_addresses: if speaks {
+            own.tunnel_addresses.clone()
+        } else {
+            BTreeMap::new()
+        },
+        keys: devices
+            .map(|device| (device.wish.native, device.key))
+            .collect(),
     }
 }
 
@@ -145,15 +296,26 @@ pub(crate) fn is_published(node: Option<&Node>, publication: &NodePublication) -
     let Some(seen) = record_of(node) else {
         return false;
     };
-    let wanted = Record { epoch: seen.epoch, ..publication.record.clone() };
+    let wanted = Record {
+        epoch: seen.epoch,
+        ..publication.record.clone()
+    };
     let key = |field: &Option<Result<PublicKey, String>>| match field {
         Some(Ok(key)) => Some(*key),
         Some(Err(_)) | None => None,
     };
-    let keys = [(Family::V4, key(&node.key_v4)), (Family::V6, key(&node.key_v6))];
-    let keys: BTreeMap<_, _> =
-        keys.into_iter().filter_map(|(family, key)| Some((family, key?))).collect();
-    let tunnels = node.tunnel_addresses.iter().map(|address| (Family::of(*address), *address));
+    let keys = [
+        (Family::V4, key(&node.key_v4)),
+        (Family::V6, key(&node.key_v6)),
+    ];
+    let keys: BTreeMap<_, _> = keys
+        .into_iter()
+        .filter_map(|(family, key)| Some((family, key?)))
+        .collect();
+    let tunnels = node
+        .tunnel_addresses
+        .iter()
+        .map(|address| (Family::of(*address), *address));
     let addresses = node.addresses.iter().map(|net| (Family::of_net(net), *net));
 
     *seen == wanted
@@ -171,5 +333,9 @@ pub(crate) fn record_of(node: &Node) -> Option<&Record> {
 fn conditions(wish: &Wish) -> BTreeMap<String, String> {
     let short = |text: &String| text.chars().take(128).collect::<String>();
 
-    wish.conditions.iter().take(8).map(|(name, text)| (name.clone(), short(text))).collect()
+    wish.conditions
+        .iter()
+        .take(8)
+        .map(|(name, text)| (name.clone(), short(text)))
+        .collect()
 }

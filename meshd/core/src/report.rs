@@ -40,7 +40,11 @@ pub(crate) fn status(world: &World, _now: Moment) -> Status {
         encryption: encryption(world),
         addresses: granted.collect(),
         blocks: world.own.blocks.iter().copied().collect(),
-        pods: world.pods.placed().map(|(name, pod)| pod_status(name, pod)).collect(),
+        pods: world
+            .pods
+            .placed()
+            .map(|(name, pod)| pod_status(name, pod))
+            .collect(),
         peers,
         conditions: conditions(world),
     }
@@ -50,7 +54,9 @@ pub(crate) fn status(world: &World, _now: Moment) -> Status {
 pub(crate) fn peers(world: &World, now: Moment) -> Vec<PeerStatus> {
     let members = world.members.iter();
 
-    members.map(|(name, (member, passage))| peer(world, name, member, *passage, now)).collect()
+    members
+        .map(|(name, (member, passage))| peer(world, name, member, *passage, now))
+        .collect()
 }
 
 fn peer(
@@ -63,7 +69,9 @@ fn peer(
     let (state, reason) = judge(world, name, member, passage);
     let carrier = member.carriers.values().next();
     let key = carrier.map(|carrier| carrier.key).or(member.key);
-    let age = key.and_then(|key| world.first_seen.get(&key)).map(|seen| (now - *seen).as_secs());
+    let age = key
+        .and_then(|key| world.first_seen.get(&key))
+        .map(|seen| (now - *seen).as_secs());
     let hosts = member.hosts.iter().filter(|_| !member.is_stock);
     let hosts = hosts.map(|host| model::family::host_net(*host));
 
@@ -91,7 +99,11 @@ fn judge(
 ) -> (PeerState, Option<String>) {
     let standing = world.standing(member);
     let state = state(world, member, passage, standing);
-    let mut reasons = member.reasons.iter().map(Reason::to_string).collect::<Vec<_>>();
+    let mut reasons = member
+        .reasons
+        .iter()
+        .map(Reason::to_string)
+        .collect::<Vec<_>>();
     if world.phases.is_laggard(name) {
         reasons.push(Reason::Lagging.to_string());
     }
@@ -108,8 +120,12 @@ fn state(world: &World, member: &Member, passage: Passage, standing: Standing) -
     if !world.posture.up {
         return PeerState::Plain;
     }
-    let covered = model::Family::BOTH.into_iter().filter(|family| world.wish.covers(*family));
-    let sends = covered.map(|family| world.sends(member, passage, family).0).collect::<Vec<_>>();
+    let covered = model::Family::BOTH
+        .into_iter()
+        .filter(|family| world.wish.covers(*family));
+    let sends = covered
+        .map(|family| world.sends(member, passage, family).0)
+        .collect::<Vec<_>>();
     if standing.may_stay_plain && sends.contains(&Sends::Plain) {
         return PeerState::PlainPermitted;
     }
@@ -160,7 +176,11 @@ fn encryption(world: &World) -> Encryption {
         members_ready: ready,
         members,
         summary,
-        devices: if world.posture.up { devices(world) } else { Vec::new() },
+        devices: if world.posture.up {
+            devices(world)
+        } else {
+            Vec::new()
+        },
     }
 }
 
@@ -177,14 +197,20 @@ fn devices(world: &World) -> Vec<DeviceStatus> {
             mtu: world.device_mtu(&device.wish),
             addresses: {
                 let families = device.wish.families.iter();
-                families.filter_map(|f| world.own.tunnel_addresses.get(f)).copied().collect()
+                families
+                    .filter_map(|f| world.own.tunnel_addresses.get(f))
+                    .copied()
+                    .collect()
             },
         })
         .collect()
 }
 
 fn pod_status(name: &model::PodName, pod: &crate::pod::Pod) -> PodStatus {
-    let addresses = pod.addresses.values().map(|address| model::family::host_net(*address));
+    let addresses = pod
+        .addresses
+        .values()
+        .map(|address| model::family::host_net(*address));
 
     PodStatus {
         pod: name.clone(),
@@ -220,7 +246,10 @@ fn conditions(world: &World) -> BTreeMap<String, String> {
         let text = "no address of this node may be claimed: set underlay.networks";
         conditions.insert("NoAddress".into(), text.into());
     }
-    let laggards = world.members.keys().filter(|name| world.phases.is_laggard(name));
+    let laggards = world
+        .members
+        .keys()
+        .filter(|name| world.phases.is_laggard(name));
     let laggards = laggards.take(50).map(NodeName::as_str).collect::<Vec<_>>();
     if !laggards.is_empty() {
         conditions.insert("Lagging".into(), laggards.join(", "));
@@ -230,9 +259,11 @@ fn conditions(world: &World) -> BTreeMap<String, String> {
         let text = format!("{key}: {why}; and {more} more");
         conditions.insert("InvalidObjects".into(), text);
     }
-    let covered = world.own.addresses.iter().filter(|net| {
-        crate::pool::is_in_space(&world.facts, net.addr())
-    });
+    let covered = world
+        .own
+        .addresses
+        .iter()
+        .filter(|net| crate::pool::is_in_space(&world.facts, net.addr()));
     if let Some(net) = covered.min() {
         let text = format!("a pool covers our own address {net}: its other hosts are unreachable");
         conditions.insert("PoolCoversUnderlay".into(), text);

@@ -14,9 +14,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{
     Family,
-    constant::{
-        ROUTE_PROTOCOL, SOURCE_TABLE, TUNNEL_MARK, TUNNEL_TABLE, WORKLOAD_ROUTE_PROTOCOL,
-    },
+    constant::{ROUTE_PROTOCOL, SOURCE_TABLE, TUNNEL_MARK, TUNNEL_TABLE, WORKLOAD_ROUTE_PROTOCOL},
     family::host_net,
     plan::{Route, RouteKey, RouteVia, RuleKey},
 };
@@ -38,14 +36,19 @@ const LAST_PRIORITY: u32 = 32765;
 pub(crate) fn of_own_blocks(own: &Own) -> Vec<Row> {
     let blocks = own.blocks.iter().filter(|block| !is_single(block));
 
-    blocks.map(|block| row(MAIN_TABLE, *block, RouteVia::Blackhole)).collect()
+    blocks
+        .map(|block| row(MAIN_TABLE, *block, RouteVia::Blackhole))
+        .collect()
 }
 
 /// Returns the rules, and the routes of this node itself, that hold while the guard is up.
 pub(crate) fn of_guard(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
     let covered = |net: &IpNet| wish.covers(Family::of_net(net));
     let mut rows = Vec::new();
-    for family in Family::BOTH.into_iter().filter(|family| wish.covers(*family)) {
+    for family in Family::BOTH
+        .into_iter()
+        .filter(|family| wish.covers(*family))
+    {
         rows.push(Row::Rule(RuleKey {
             family,
             priority: wish.rule_priority,
@@ -54,8 +57,16 @@ pub(crate) fn of_guard(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
             table: TUNNEL_TABLE,
         }));
     }
-    let pools = facts.pools.values().filter(|pool| pool::is_guarded(pool)).map(|pool| pool.cidr);
-    for pool in pools.collect::<std::collections::BTreeSet<_>>().iter().filter(|net| covered(net)) {
+    let pools = facts
+        .pools
+        .values()
+        .filter(|pool| pool::is_guarded(pool))
+        .map(|pool| pool.cidr);
+    for pool in pools
+        .collect::<std::collections::BTreeSet<_>>()
+        .iter()
+        .filter(|net| covered(net))
+    {
         rows.push(fallback(TUNNEL_TABLE, *pool));
     }
     for block in own.blocks.iter().filter(|net| covered(net)) {
@@ -109,9 +120,17 @@ pub(crate) fn to_member(
     device_mtu: u32,
 ) -> Vec<Row> {
     let carrier = member.carriers.get(&family);
-    let source = if member.is_stock { None } else { own.granted_address(family) };
+    let source = if member.is_stock {
+        None
+    } else {
+        own.granted_address(family)
+    };
     let mut rows = Vec::new();
-    for block in member.blocks.iter().filter(|block| Family::of_net(block) == family) {
+    for block in member
+        .blocks
+        .iter()
+        .filter(|block| Family::of_net(block) == family)
+    {
         match (pods, carrier) {
             (Sends::Tunnel, Some(carrier)) => {
                 let mtu = (carrier.mtu < device_mtu).then_some(carrier.mtu);
@@ -122,7 +141,12 @@ pub(crate) fn to_member(
             (Sends::Tunnel | Sends::Nothing, _) => {}
         }
     }
-    for host in member.hosts.iter().copied().filter(|host| Family::of(*host) == family) {
+    for host in member
+        .hosts
+        .iter()
+        .copied()
+        .filter(|host| Family::of(*host) == family)
+    {
         rows.extend(to_host(facts, member, host, hosts, device_mtu));
     }
 
@@ -160,7 +184,11 @@ fn to_host(
 /// Returns the route to a local pod.
 pub(crate) fn to_pod(address: IpNet, host_end: model::InterfaceName) -> Row {
     Row::Route(
-        RouteKey { table: MAIN_TABLE, destination: address, metric: metric(&address) },
+        RouteKey {
+            table: MAIN_TABLE,
+            destination: address,
+            metric: metric(&address),
+        },
         Route {
             via: RouteVia::Device(host_end),
             source: None,
@@ -171,7 +199,11 @@ pub(crate) fn to_pod(address: IpNet, host_end: model::InterfaceName) -> Row {
 }
 
 fn source_priority(tunnel: u32) -> u32 {
-    if tunnel >= LAST_PRIORITY { tunnel } else { tunnel + 1 }
+    if tunnel >= LAST_PRIORITY {
+        tunnel
+    } else {
+        tunnel + 1
+    }
 }
 
 fn row(table: u32, destination: IpNet, via: RouteVia) -> Row {
@@ -185,16 +217,40 @@ fn row_with(
     source: Option<IpAddr>,
     mtu: Option<u32>,
 ) -> Row {
-    let key = RouteKey { table, destination, metric: metric(&destination) };
+    let key = RouteKey {
+        table,
+        destination,
+        metric: metric(&destination),
+    };
 
-    Row::Route(key, Route { via, source, mtu, protocol: ROUTE_PROTOCOL })
+    Row::Route(
+        key,
+        Route {
+            via,
+            source,
+            mtu,
+            protocol: ROUTE_PROTOCOL,
+        },
+    )
 }
 
 fn fallback(table: u32, destination: IpNet) -> Row {
-    let key = RouteKey { table, destination, metric: LAST_METRIC };
+    let key = RouteKey {
+        table,
+        destination,
+        metric: LAST_METRIC,
+    };
     let via = RouteVia::Unreachable;
 
-    Row::Route(key, Route { via, source: None, mtu: None, protocol: ROUTE_PROTOCOL })
+    Row::Route(
+        key,
+        Route {
+            via,
+            source: None,
+            mtu: None,
+            protocol: ROUTE_PROTOCOL,
+        },
+    )
 }
 
 fn metric(net: &IpNet) -> u32 {

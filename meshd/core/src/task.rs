@@ -85,7 +85,13 @@ impl Tasks {
         let Some(task) = self.tasks.get_mut(&key) else {
             self.due.insert((at, key.clone()));
             let state = State::Due(at);
-            let task = Task { kind, state, failures: 0, refusal: None, is_wanted: true };
+            let task = Task {
+                kind,
+                state,
+                failures: 0,
+                refusal: None,
+                is_wanted: true,
+            };
             self.tasks.insert(key, task);
             return;
         };
@@ -97,7 +103,11 @@ impl Tasks {
         task.refusal = None;
         if let State::Due(former) = task.state {
             // A changed wish does not wait for the old one's back-off, unless the store is away.
-            let at = if task.failures == 0 { former.min(at) } else { former };
+            let at = if task.failures == 0 {
+                former.min(at)
+            } else {
+                former
+            };
             self.schedule(&key, at);
         }
     }
@@ -118,7 +128,12 @@ impl Tasks {
 
     /// Wants no more of what these keys are about.
     pub(crate) fn forget_all(&mut self, is: impl Fn(&TaskKey) -> bool) {
-        let keys = self.tasks.keys().filter(|key| is(key)).cloned().collect::<Vec<_>>();
+        let keys = self
+            .tasks
+            .keys()
+            .filter(|key| is(key))
+            .cloned()
+            .collect::<Vec<_>>();
         for key in keys {
             self.forget(&key);
         }
@@ -126,7 +141,9 @@ impl Tasks {
 
     /// Returns whether an action for this is under way.
     pub(crate) fn is_under_way(&self, key: &TaskKey) -> bool {
-        self.tasks.get(key).is_some_and(|task| matches!(task.state, State::UnderWay(_)))
+        self.tasks
+            .get(key)
+            .is_some_and(|task| matches!(task.state, State::UnderWay(_)))
     }
 
     /// Returns why this was refused, if it was.
@@ -136,7 +153,9 @@ impl Tasks {
 
     /// Returns every refusal.
     pub(crate) fn refusals(&self) -> impl Iterator<Item = (&TaskKey, &str)> {
-        self.tasks.iter().filter_map(|(key, task)| Some((key, task.refusal.as_deref()?)))
+        self.tasks
+            .iter()
+            .filter_map(|(key, task)| Some((key, task.refusal.as_deref()?)))
     }
 
     /// Hands out an action that is due.
@@ -149,7 +168,10 @@ impl Tasks {
         let id = ActionId(self.next);
         self.under_way.insert(id, key);
 
-        Some(Action { id, kind: task.kind.clone() })
+        Some(Action {
+            id,
+            kind: task.kind.clone(),
+        })
     }
 
     /// Returns when the next action is due.
@@ -182,7 +204,11 @@ impl Tasks {
         };
         let is_changed = *handed_out != task.kind && task.failures == 0;
         let is_wanted = task.is_wanted;
-        let ended = Ended { key: key.clone(), kind: handed_out, result };
+        let ended = Ended {
+            key: key.clone(),
+            kind: handed_out,
+            result,
+        };
         if is_wanted {
             self.schedule(&key, if is_changed { now } else { now + wait });
         } else {
@@ -205,7 +231,9 @@ impl Tasks {
 }
 
 fn back_off(failures: u32) -> Duration {
-    RETRY_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(RETRY_MAX)
+    RETRY_FIRST
+        .saturating_mul(1 << failures.saturating_sub(1).min(6))
+        .min(RETRY_MAX)
 }
 
 #[cfg(test)]
@@ -222,7 +250,9 @@ mod tests {
         for wait in [500, 1000, 2000] {
             let action = tasks.poll(now).unwrap();
             assert_eq!(tasks.poll(now), None);
-            tasks.end(action.id, ActionResult::Retry("away".into()), now).unwrap();
+            tasks
+                .end(action.id, ActionResult::Retry("away".into()), now)
+                .unwrap();
 
             let next = tasks.poll_timeout().unwrap();
             assert_eq!(next - now, Duration::from_millis(wait));
@@ -253,7 +283,11 @@ mod tests {
 
         tasks.forget(&KEY);
 
-        assert!(tasks.end(action.id, ActionResult::Retry("away".into()), now).is_some());
+        assert!(
+            tasks
+                .end(action.id, ActionResult::Retry("away".into()), now)
+                .is_some()
+        );
         assert_eq!(tasks.poll_timeout(), None);
         assert_eq!(tasks.end(action.id, ActionResult::Done, now), None);
     }

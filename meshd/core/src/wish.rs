@@ -81,7 +81,9 @@ impl Wish {
         let carried = if doubtful { held } else { asked };
         let wanted = !carried.is_empty();
         let torn_down = if recorded.is_empty() {
-            former.map(|former| families_of(&former.devices)).unwrap_or_default()
+            former
+                .map(|former| families_of(&former.devices))
+                .unwrap_or_default()
         } else {
             recorded
         };
@@ -91,7 +93,10 @@ impl Wish {
             wanted,
             mode,
             backend: facts.mesh.backend,
-            devices: devices.into_iter().map(|(f, carries)| device(&settings, f, carries)).collect(),
+            devices: devices
+                .into_iter()
+                .map(|(f, carries)| device(&settings, f, carries))
+                .collect(),
             stock_ports: BTreeMap::from([
                 (Family::V4, settings.wireguard_listening_port.value),
                 (Family::V6, settings.wireguard_listening_port_v6.value),
@@ -110,7 +115,9 @@ impl Wish {
 
     /// Returns the device that carries the family.
     pub(crate) fn device_for(&self, family: Family) -> Option<&DeviceWish> {
-        self.devices.iter().find(|device| device.families.contains(&family))
+        self.devices
+            .iter()
+            .find(|device| device.families.contains(&family))
     }
 
     /// Returns whether what has no tunnel may pass in plaintext.
@@ -146,7 +153,10 @@ fn carried(settings: &Settings, mode: EncryptionMode) -> Vec<Carried> {
 }
 
 fn families_of(devices: &[DeviceWish]) -> Vec<Carried> {
-    devices.iter().map(|device| (device.native, device.families.clone())).collect()
+    devices
+        .iter()
+        .map(|device| (device.native, device.families.clone()))
+        .collect()
 }
 
 /// Returns the devices that our own record speaks of: an agent that starts in the middle goes on.
@@ -196,7 +206,10 @@ fn device(settings: &Settings, native: Family, families: BTreeSet<Family>) -> De
 fn switch_is_unreadable(settings: &Settings, facts: &Facts) -> bool {
     let switches = ["wireguardEnabled", "wireguardEnabledV6"];
     let named = |text: &str| switches.iter().any(|name| text.contains(name));
-    let whole = facts.invalid.keys().any(|key| key.kind == model::Kind::FelixConfiguration);
+    let whole = facts
+        .invalid
+        .keys()
+        .any(|key| key.kind == model::Kind::FelixConfiguration);
 
     whole || settings.warnings.iter().any(|warning| named(warning))
 }
@@ -205,21 +218,39 @@ fn conditions(settings: &Settings, mode: EncryptionMode) -> BTreeMap<String, Str
     let mut conditions = BTreeMap::new();
     let mut say = |name: &str, text: &str| conditions.insert(name.to_owned(), text.to_owned());
     if settings.wireguard_host_encryption_enabled.value {
-        say("HostEncryption", "wireguardHostEncryptionEnabled is not supported yet");
+        say(
+            "HostEncryption",
+            "wireguardHostEncryptionEnabled is not supported yet",
+        );
     }
-    let off = (settings.wireguard_enabled.value, settings.wireguard_enabled_v6.value);
+    let off = (
+        settings.wireguard_enabled.value,
+        settings.wireguard_enabled_v6.value,
+    );
     match off {
         (Some(true), Some(false)) => {
-            say("PlainIPv6", "wireguardEnabledV6 is false: IPv6 between nodes is not encrypted");
+            say(
+                "PlainIPv6",
+                "wireguardEnabledV6 is false: IPv6 between nodes is not encrypted",
+            );
         }
         (Some(false), Some(true)) => {
-            say("PlainIPv4", "wireguardEnabled is false: IPv4 between nodes is not encrypted");
+            say(
+                "PlainIPv4",
+                "wireguardEnabled is false: IPv4 between nodes is not encrypted",
+            );
         }
         (Some(true), None) if mode == EncryptionMode::Permissive => {
-            say("PlainIPv6", "Permissive: IPv6 needs wireguardEnabledV6 of its own");
+            say(
+                "PlainIPv6",
+                "Permissive: IPv6 needs wireguardEnabledV6 of its own",
+            );
         }
         (None, Some(true)) if mode == EncryptionMode::Permissive => {
-            say("PlainIPv4", "Permissive: IPv4 needs wireguardEnabled of its own");
+            say(
+                "PlainIPv4",
+                "Permissive: IPv4 needs wireguardEnabled of its own",
+            );
         }
         (Some(_) | None, Some(_) | None) => {}
     }

@@ -376,6 +376,35 @@ fn pools_blocks_and_members_addresses_keep_apart() {
 }
 
 #[test]
+fn a_pool_that_got_in_once_can_still_be_disabled() {
+    let pool = "{cidr: 10.65.0.0/24, disabled: true}";
+    let old = [
+        one(&calico("IPPool", "p", "{cidr: 10.65.0.0/24}")),
+        one(&calico(
+            "IPAMBlock",
+            "10-65-0-0-31",
+            "{cidr: 10.65.0.0/31, allocations: [null, null], unallocated: [0, 1]}",
+        )),
+    ];
+
+    assert_eq!(
+        validate(&one(&calico("IPPool", "p", pool)), old.iter()),
+        Ok(())
+    );
+    assert!(validate(&one(&calico("IPPool", "q", pool)), old.iter()).is_err());
+}
+
+#[test]
+fn a_node_whose_record_is_of_a_later_version_can_still_be_labelled() {
+    let node = calico("Node", "n1", "{}").replace(
+        "{name: n1}",
+        "{name: n1, labels: {a: b}, annotations: {meshd.dev/record: '{\"version\": 2}'}}",
+    );
+
+    assert_eq!(validate(&one(&node), [].into_iter()), Ok(()));
+}
+
+#[test]
 fn objects_of_one_file_are_checked_beside_each_other() {
     let text = format!(
         "{POOL}---\n{}---\n{POOL}",

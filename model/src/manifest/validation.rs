@@ -9,7 +9,7 @@ use super::{Document, Fault, ManifestError, OBJECT_MAX, metadata};
 use crate::{
     Kind, Object, ObjectKey, Resource,
     resource::{
-        AddressClaim, FieldError, IpPool, IpamBlock, Node, WorkloadEndpoint, field::expected,
+        AddressClaim, FieldError, IpPool, IpamBlock, WorkloadEndpoint, field::expected,
         ip_pool::AllowedUse,
     },
     schema,
@@ -29,7 +29,8 @@ pub fn check(object: &Object) -> Result<(), FieldError> {
     schema::check(object)?;
 
     match Resource::try_from(object)? {
-        Resource::Node(node) => check_node(&node),
+        // A record that cannot be used disables itself; whoever writes it, or reads it, says why.
+        Resource::Node(node) => first(&node.invalid),
         Resource::FelixConfiguration(settings) => first(&settings.invalid),
         Resource::IpPool(pool) => check_pool(&pool, object),
         Resource::WorkloadEndpoint(endpoint) => check_endpoint(&endpoint),
@@ -94,31 +95,40 @@ pub fn validate_all<'a>(
 }
 
 /// Checks an object that is valid by itself beside others.
-fn beside<'a>(
-    new: &Object,
-    mut existing: impl Iterator<Item = &'a Object>,
-) -> Result<(), FieldError> {
-    match Resource::try_from(new)? {
-        Resource::IpPool(pool) => existing.try_for_each(|old| pool_beside(new, &pool, old)),
-        Resource::IpamBlock(block) => existing.try_for_each(|old| block_beside(new, &block, old)),
-        Resource::KeyClaim(_) => existing.try_for_each(|old| claim_beside(new, old)),
-        Resource::AddressClaim(claim) => existing.try_for_each(|old| {
-            claim_beside(new, old)?;
-            address_beside(&claim, old)
-        }),
-        Resource::Node(_)
-        | Resource::BlockAffinity(_)
-        | Resource::FelixConfiguration(_)
-        | Resource::MeshConfiguration(_)
-        | Resource::WorkloadEndpoint(_)
-        | Resource::Opaque(_) => Ok(()),
+fn beside<'a>(new: &Object, existing: impl Iterator<Item = &'a Object>) -> Result<(), FieldError> {
+    let (before, others): (Vec<_>, Vec<_>) = existing.partition(|old| old.key() == new.key());
+    match (Resource::try_from(new)?, before.first()) {
+        // What does not change has been accepted once, and may have to be edited all the more.
+        (Resource::IpPool(pool), Some(old)) => {
+            IpPool::try_from(*old).map_or(Ok(()), |old| pool_after(&pool, &old))
+        }
+        (Resource::IpPool(pool), None) => others
+            .into_iter()
+            .try_for_each(|old| pool_beside(&pool, old)),
+        (Resource::IpamBlock(block), None) => others
+            .into_iter()
+            .try_for_each(|old| block_beside(&block, old)),
+        (Resource::AddressClaim(claim), None) => others
+            .into_iter()
+            .try_for_each(|old| address_beside(&claim, old)),
+        (Resource::KeyClaim(_) | Resource::AddressClaim(_), Some(old)) => claim_after(new, old),
+        (Resource::IpamBlock(_), Some(_)) | (Resource::KeyClaim(_), None) => Ok(()),
+        (
+            Resource::Node(_)
+            | Resource::BlockAffinity(_)
+            | Resource::FelixConfiguration(_)
+            | Resource::MeshConfiguration(_)
+            | Resource::WorkloadEndpoint(_)
+            | Resource::Opaque(_),
+            _,
+        ) => Ok(()),
     }
 }
 
-fn pool_beside(new: &Object, pool: &IpPool, old: &Object) -> Result<(), FieldError> {
+/// Checks a new pool beside something that is there.
+fn pool_beside(pool: &IpPool, old: &Object) -> Result<(), FieldError> {
     match old.kind {
         Kind::IPPool => match IpPool::try_from(old) {
-            Ok(other) if other.name == new.metadata.name => pool_after(pool, &other),
             Ok(other) if overlap(pool.cidr, other.cidr) => {
                 let free = format!(
                     "a network that does not overlap pool {} ({})",
@@ -185,8 +195,8 @@ fn pool_after(new: &IpPool, old: &IpPool) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn block_beside(new: &Object, block: &IpamBlock, old: &Object) -> Result<(), FieldError> {
-    if old.kind != Kind::IPAMBlock || old.metadata.name == new.metadata.name {
+fn block_beside(block: &IpamBlock, old: &Object) -> Result<(), FieldError> {
+    if old.kind != Kind::IPAMBlock {
         return Ok(());
     }
     match IpamBlock::try_from(old) {
@@ -199,7 +209,7 @@ fn block_beside(new: &Object, block: &IpamBlock, old: &Object) -> Result<(), Fie
 }
 
 /// Refuses to hand a claim from one node to another.
-fn claim_beside(new: &Object, old: &Object) -> Result<(), FieldError> {
+fn claim_after(new: &Object, old: &Object) -> Result<(), FieldError> {
     let node = |object: &Object| {
         object
             .body
@@ -207,7 +217,7 @@ fn claim_beside(new: &Object, old: &Object) -> Result<(), FieldError> {
             .and_then(|spec| spec.get("node"))
             .cloned()
     };
-    if old.key() == new.key() && node(old) != node(new) {
+    if node(old) != node(new) {
         let holder = node(old)
             .as_ref()
             .and_then(Value::as_str)
@@ -231,17 +241,6 @@ fn address_beside(claim: &AddressClaim, old: &Object) -> Result<(), FieldError> 
         }
         Ok(_) | Err(_) => Ok(()),
     }
-}
-
-fn check_node(node: &Node) -> Result<(), FieldError> {
-    first(&node.invalid)?;
-    let annotation = "metadata.annotations.meshd.dev/record";
-    let disabled = node
-        .record
-        .as_ref()
-        .and_then(|record| record.as_ref().err());
-
-    disabled.map_or(Ok(()), |reason| Err(FieldError::new(annotation, reason)))
 }
 
 /// Checks what Calico forbids between the fields of a pool.

@@ -3,7 +3,7 @@
 use model::{
     Kind, Object, ObjectKey, Resource,
     kind::Scope,
-    name::{is_dns_label, is_dns_subdomain},
+    name::{is_dns_label, is_object_name},
 };
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ pub(super) fn check(object: &mut Object) -> Result<(), StoreError> {
 
 /// Checks that a key can name an object.
 pub(super) fn check_key(key: &ObjectKey) -> Result<(), StoreError> {
-    if !is_dns_subdomain(&key.name) {
+    if !is_object_name(&key.name) {
         let message = format!("expected a lower-case DNS subdomain, found {:?}", clip(&key.name));
         return Err(StoreError::invalid("metadata.name", message));
     }

@@ -7,6 +7,8 @@ use crate::{
     contract::{Factory, Log, Subject},
 };
 
+mod crash;
+
 mod contract {
     use super::*;
 

@@ -5,9 +5,13 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::*;
 use crate::{
-    Client,
+    Client, Enrolment, Token, TokenRequest,
+    certificate::RequestedKey,
     contract::{Factory, Log, Subject},
 };
+
+mod join;
+mod security;
 
 mod contract {
     use super::*;
@@ -26,6 +30,13 @@ pub(crate) struct Served {
     pub(crate) store: Embedded,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+/// Whether the server knows a certificate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noted {
+    Yes,
+    No,
 }
 
 impl Served {
@@ -62,6 +73,47 @@ impl Served {
         let credential = Credential::load(&self.directory.path().join("admin.yaml")).unwrap();
 
         Client::new(credential).unwrap()
+    }
+
+    pub(crate) fn authority(&self) -> CertificateAuthority {
+        CertificateAuthority::open(self.directory.path(), Timestamp::now()).unwrap()
+    }
+
+    /// Makes a token.
+    pub(crate) async fn token(&self, node: Option<&str>, replace: bool) -> Token {
+        let node = node.map(|node| node.parse().unwrap());
+        let request = TokenRequest { node, ttl: Duration::from_secs(600), replace };
+
+        self.admin().create_token(request).await.unwrap().0
+    }
+
+    /// Joins a node as `meshd join` does.
+    pub(crate) async fn join(&self, name: &str) -> Client {
+        let token = self.token(Some(name), false).await;
+        let key = Enrolment::generate_key().unwrap();
+        let server = self.url();
+        let enrolment = Enrolment { server: &server, token: &token, name: None, key: &key };
+
+        Client::new(crate::enrol(enrolment, Timestamp::now()).await.unwrap()).unwrap()
+    }
+
+    /// Signs a node's certificate as if the server had, at some other time.
+    pub(crate) async fn credential_signed(
+        &self,
+        name: &str,
+        at: Timestamp,
+        noted: Noted,
+    ) -> Result<Credential, CredentialError> {
+        let authority = self.authority();
+        let key = PrivateKey::generate().unwrap();
+        let request = RequestedKey::parse(&key.signing_request().unwrap()).unwrap();
+        let identity = Identity::Node(name.parse().unwrap());
+        let signed = authority.sign_request(&identity, &request, at).unwrap();
+        if noted == Noted::Yes {
+            self.store.note_certificate(identity, signed.clone()).await.unwrap();
+        }
+
+        Credential::new(vec![self.url()], authority.pem().to_owned(), signed.pem, key.reveal())
     }
 
     /// Stops it and returns what it leaves behind.

@@ -39,11 +39,19 @@ pub struct Layout {
     pub mode: EncryptionMode,
     /// One action in this many fails before or after it took effect; zero: none.
     pub failures: usize,
+    /// Keep the last steps for [`Cluster::story`]; slow.
+    pub tells: bool,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { nodes: 3, families: vec![Family::V4], mode: EncryptionMode::Strict, failures: 8 }
+        Self {
+            nodes: 3,
+            families: vec![Family::V4],
+            mode: EncryptionMode::Strict,
+            failures: 8,
+            tells: false,
+        }
     }
 }
 
@@ -126,7 +134,14 @@ impl Cluster {
             Family::V4 => net(&format!("192.0.2.{number}/24")),
             Family::V6 => net(&format!("2001:db8::{number:x}/64")),
         });
-        let key = |last: u8| PublicKey::new([number as u8, last, 7].repeat(11)[..32].try_into().expect("32 bytes")).expect("not zero");
+        let key = |last: u8| {
+            PublicKey::new(
+                [number as u8, last, 7].repeat(11)[..32]
+                    .try_into()
+                    .expect("32 bytes"),
+            )
+            .expect("not zero")
+        };
         let host = Host {
             world: World::new(Config::new(name.clone())),
             machine: Machine::default(),
@@ -194,7 +209,8 @@ impl Cluster {
             ..FelixConfiguration::default()
         };
         let key = ObjectKey::cluster(Kind::FelixConfiguration, "default");
-        self.store.put(key, Resource::FelixConfiguration(Box::new(felix)));
+        self.store
+            .put(key, Resource::FelixConfiguration(Box::new(felix)));
     }
 
     /// Returns the members.
@@ -230,15 +246,24 @@ impl Cluster {
         let mut steps = Vec::new();
         for name in self.members() {
             if !self.dead.contains(&name) {
-                steps.extend(self.possible(&name).into_iter().map(|step| (name.clone(), step)));
+                steps.extend(
+                    self.possible(&name)
+                        .into_iter()
+                        .map(|step| (name.clone(), step)),
+                );
             }
         }
         let (name, step) = self.dice.pick(&mut steps)?;
         self.now = self.now + Duration::from_micros(self.dice.roll(3000) as u64);
         let changes = matches!(step, Step::Advance);
-        let text = format!("{:?} {name} {step:?}", self.now.since_start());
+        let text = self
+            .layout
+            .tells
+            .then(|| format!("{:?} {name} {step:?}", self.now.since_start()));
         self.take(&name, step);
-        self.note(&name, text);
+        if let Some(text) = text {
+            self.note(&name, text);
+        }
 
         Some(changes)
     }
@@ -268,8 +293,14 @@ impl Cluster {
 
     /// Lets time pass until somebody wants to be woken; returns whether anybody does.
     pub fn sleep(&mut self) -> bool {
-        let alive = self.hosts.iter().filter(|(name, _)| !self.dead.contains(*name));
-        let Some(at) = alive.filter_map(|(_, host)| host.world.poll_timeout()).min() else {
+        let alive = self
+            .hosts
+            .iter()
+            .filter(|(name, _)| !self.dead.contains(*name));
+        let Some(at) = alive
+            .filter_map(|(_, host)| host.world.poll_timeout())
+            .min()
+        else {
             return false;
         };
         self.now = self.now.max(at);
@@ -288,8 +319,13 @@ impl Cluster {
         let Some(host) = self.hosts.get_mut(name) else {
             return Vec::new();
         };
-        let mut steps: Vec<Step> =
-            self.store.unread(&host.cursor).into_iter().filter(|k| WATCHED.contains(k)).map(Step::Hear).collect();
+        let mut steps: Vec<Step> = self
+            .store
+            .unread(&host.cursor)
+            .into_iter()
+            .filter(|k| WATCHED.contains(k))
+            .map(Step::Hear)
+            .collect();
         if host.world.poll_timeout().is_some_and(|at| at <= now) {
             steps.push(Step::Act);
         }
@@ -304,7 +340,11 @@ impl Cluster {
         if host.machine.rows.tunnels.keys().ne(host.devices.iter()) {
             steps.push(Step::Links);
         }
-        steps.extend(shakes.into_iter().map(|(device, key)| Step::Shake(device, key)));
+        steps.extend(
+            shakes
+                .into_iter()
+                .map(|(device, key)| Step::Shake(device, key)),
+        );
 
         steps
     }
@@ -335,7 +375,13 @@ impl Cluster {
                 if let Some(generation) = host.machine.advance() {
                     host.applied = generation;
                     let failures = BTreeMap::new();
-                    host.world.apply(Event::PlanApplied { generation, failures }, now);
+                    host.world.apply(
+                        Event::PlanApplied {
+                            generation,
+                            failures,
+                        },
+                        now,
+                    );
                 }
                 let peers = &host.machine.rows.peers;
                 host.shaken.retain(|key| peers.contains_key(key));
@@ -355,7 +401,11 @@ impl Cluster {
     /// Carries out the next action: truly, or lost on the way there, or on the way back.
     fn act(&mut self, name: &NodeName) {
         let odds = self.layout.failures;
-        let trouble = if odds > 0 { self.dice.roll(odds) } else { usize::MAX };
+        let trouble = if odds > 0 {
+            self.dice.roll(odds)
+        } else {
+            usize::MAX
+        };
         let host = self.hosts.get_mut(name).expect("actions are of members");
         let Some(action) = host.world.poll_action() else {
             host.world.apply(Event::Tick, self.now);
@@ -376,16 +426,30 @@ impl Cluster {
     /// Returns the handshakes that this node would complete now and was not told of.
     fn handshakes(&self, name: &NodeName) -> Vec<(InterfaceName, PublicKey)> {
         let host = &self.hosts[name];
-        let peers = host.machine.rows.peers.keys().filter(|key| !host.shaken.contains(key));
+        let peers = host
+            .machine
+            .rows
+            .peers
+            .keys()
+            .filter(|key| !host.shaken.contains(key));
 
         peers
             .filter(|(device, key)| {
-                let Some(own) = host.machine.rows.tunnels.get(device).map(|tunnel| tunnel.key)
+                let Some(own) = host
+                    .machine
+                    .rows
+                    .tunnels
+                    .get(device)
+                    .map(|tunnel| tunnel.key)
                 else {
                     return false;
                 };
                 self.holder(key).is_some_and(|(holder, device)| {
-                    self.hosts[holder].machine.rows.peers.contains_key(&(device.clone(), own))
+                    self.hosts[holder]
+                        .machine
+                        .rows
+                        .peers
+                        .contains_key(&(device.clone(), own))
                 })
             })
             .cloned()
@@ -413,11 +477,17 @@ impl Cluster {
             };
             let (pod, other_pod) = (self.pod(from, *family), self.pod(to, *family));
             let (host, other_host) = (host(from), host(to));
-            for (source, destination, is_local) in
-                [(pod, other_pod, false), (pod, other_host, false), (host, other_pod, true)]
-            {
+            for (source, destination, is_local) in [
+                (pod, other_pod, false),
+                (pod, other_host, false),
+                (host, other_pod, true),
+            ] {
                 if let (Some(source), Some(destination)) = (source, destination) {
-                    packets.push(Packet { source, destination, is_local });
+                    packets.push(Packet {
+                        source,
+                        destination,
+                        is_local,
+                    });
                 }
             }
         }
@@ -427,8 +497,7 @@ impl Cluster {
 
     /// Returns an address that a pod of the node has: the sixth of its block.
     pub fn pod(&self, name: &NodeName, family: Family) -> Option<IpAddr> {
-        let blocks = self.hosts[name].world.status(self.now).blocks;
-        let block = blocks.into_iter().find(|block| Family::of_net(block) == family)?;
+        let block = self.store.block_of(name, family)?;
 
         Some(match block.network() {
             IpAddr::V4(first) => IpAddr::from((u32::from(first) + 5).to_be_bytes()),
@@ -495,17 +564,16 @@ impl Cluster {
     }
 }
 
-fn links(
-    addresses: &[IpNet],
-    devices: &BTreeSet<InterfaceName>,
-) -> BTreeMap<InterfaceName, Link> {
+fn links(addresses: &[IpNet], devices: &BTreeSet<InterfaceName>) -> BTreeMap<InterfaceName, Link> {
     let link = |kind, mtu, addresses: &[IpNet]| Link {
         mtu,
         up: true,
         kind,
         addresses: addresses.to_vec(),
     };
-    let tunnels = devices.iter().map(|name| (name.clone(), link(LinkKind::Tunnel, 1420, &[])));
+    let tunnels = devices
+        .iter()
+        .map(|name| (name.clone(), link(LinkKind::Tunnel, 1420, &[])));
     let name = |text: &str| text.parse::<InterfaceName>().expect("an interface name");
     let fixed = [
         (name("lo"), link(LinkKind::Loopback, 65536, &[])),

@@ -11,12 +11,14 @@
 //! Deliberately not here: any code that decides like the brain does. The machine interprets rows as
 //! the kernel would.
 
+pub mod big;
 pub mod cluster;
 pub mod dice;
 pub mod machine;
 pub mod packet;
 pub mod store;
 
+pub use big::Big;
 pub use cluster::{Cluster, Layout};
 pub use dice::Dice;
 pub use packet::{Fate, Packet};

@@ -89,7 +89,11 @@ impl Machine {
     /// Begins a pass towards the plan as it is now.
     pub fn begin(&mut self, plan: &mut Plan) {
         let target = Rows::of(plan);
-        self.pass = Some(Pass { target, generation: plan.generation, stage: 0 });
+        self.pass = Some(Pass {
+            target,
+            generation: plan.generation,
+            stage: 0,
+        });
     }
 
     /// Takes the pass one stage further; returns the generation when it is through.
@@ -136,8 +140,12 @@ impl Machine {
 
     /// Returns which way a packet takes.
     pub fn route(&self, packet: &Packet) -> Way {
-        let mut rules: Vec<_> =
-            self.rows.rules.iter().filter(|rule| rule.family == packet.family()).collect();
+        let mut rules: Vec<_> = self
+            .rows
+            .rules
+            .iter()
+            .filter(|rule| rule.family == packet.family())
+            .collect();
         rules.sort_by_key(|rule| rule.priority);
         let tables = rules
             .into_iter()
@@ -172,7 +180,9 @@ impl Machine {
         peers
             .filter_map(|((_, key), peer)| {
                 let nets = peer.allowed_ips.iter().filter(|net| net.contains(&address));
-                nets.map(IpNet::prefix_len).max().map(|length| (length, key, peer))
+                nets.map(IpNet::prefix_len)
+                    .max()
+                    .map(|length| (length, key, peer))
             })
             .max_by_key(|(length, ..)| *length)
             .map(|(_, key, peer)| (key, peer))
@@ -180,12 +190,15 @@ impl Machine {
 
     /// Returns why nftables drops a packet that leaves by a device; `None` when it passes.
     pub fn drops_out(&self, packet: &Packet, device: &str) -> Option<String> {
-        let seen = Seen { packet, iif: None, oif: Some(device) };
-        let barrier = |hook: &HookPoint| matches!(hook, HookPoint::Postrouting);
-        let egress = |hook: &HookPoint| match hook {
-            HookPoint::Egress(devices) => devices.iter().any(|d| d.as_str() == device),
-            _ => false,
+        let seen = Seen {
+            packet,
+            iif: None,
+            oif: Some(device),
         };
+        let barrier = |hook: &HookPoint| matches!(hook, HookPoint::Postrouting);
+        let is_there = |devices: &[InterfaceName]| devices.iter().any(|d| d.as_str() == device);
+        let egress =
+            |hook: &HookPoint| matches!(hook, HookPoint::Egress(devices) if is_there(devices));
 
         self.verdict(NftFamily::Inet, barrier, &seen)
             .or_else(|| self.verdict(NftFamily::Netdev, egress, &seen))
@@ -193,11 +206,14 @@ impl Machine {
 
     /// Returns why nftables drops a packet that comes in by a device; `None` when it passes.
     pub fn drops_in(&self, packet: &Packet, device: &str) -> Option<String> {
-        let seen = Seen { packet, iif: Some(device), oif: None };
-        let ingress = |hook: &HookPoint| match hook {
-            HookPoint::Ingress(devices) => devices.iter().any(|d| d.as_str() == device),
-            _ => false,
+        let seen = Seen {
+            packet,
+            iif: Some(device),
+            oif: None,
         };
+        let is_there = |devices: &[InterfaceName]| devices.iter().any(|d| d.as_str() == device);
+        let ingress =
+            |hook: &HookPoint| matches!(hook, HookPoint::Ingress(devices) if is_there(devices));
 
         self.verdict(NftFamily::Netdev, ingress, &seen)
     }
@@ -208,7 +224,11 @@ impl Machine {
         at: impl Fn(&HookPoint) -> bool,
         seen: &Seen,
     ) -> Option<String> {
-        let chains = self.rows.chains.iter().filter(|(key, _)| key.table == table);
+        let chains = self
+            .rows
+            .chains
+            .iter()
+            .filter(|(key, _)| key.table == table);
         for (key, chain) in chains {
             let Some(hook) = chain.hook.as_ref().filter(|hook| at(&hook.point)) else {
                 continue;
@@ -236,9 +256,13 @@ impl Machine {
         let is = |sense: &Sense, fact: bool| (*sense == Sense::Is) == fact;
         let packet = seen.packet;
         let in_set = |name: &str, element: &dyn Fn(&Element) -> bool| {
-            let key = SetKey { table, name: name.to_owned() };
+            let key = SetKey {
+                table,
+                name: name.to_owned(),
+            };
             let rows = self.rows.elements.range((key.clone(), LOWEST)..);
-            rows.take_while(|(set, _)| *set == key).any(|(_, e)| element(e))
+            rows.take_while(|(set, _)| *set == key)
+                .any(|(_, e)| element(e))
         };
         let holds_address = |name: &str, family: Family, address: IpAddr| {
             Family::of(address) == family
@@ -251,13 +275,15 @@ impl Machine {
         let family = packet.family();
         match condition {
             Match::Iif(sense, name) => is(sense, seen.iif == Some(name.as_str())),
-            Match::IifPrefix(sense, prefix) => {
-                is(sense, seen.iif.is_some_and(|iif| iif.starts_with(prefix.as_str())))
-            }
+            Match::IifPrefix(sense, prefix) => is(
+                sense,
+                seen.iif.is_some_and(|iif| iif.starts_with(prefix.as_str())),
+            ),
             Match::Oif(sense, name) => is(sense, seen.oif == Some(name.as_str())),
-            Match::OifPrefix(sense, prefix) => {
-                is(sense, seen.oif.is_some_and(|oif| oif.starts_with(prefix.as_str())))
-            }
+            Match::OifPrefix(sense, prefix) => is(
+                sense,
+                seen.oif.is_some_and(|oif| oif.starts_with(prefix.as_str())),
+            ),
             Match::OifSet(sense, name) => is(
                 sense,
                 in_set(name, &|element| match element {
@@ -280,7 +306,15 @@ impl Machine {
             Match::CtReply | Match::CtDnat | Match::Icmpv6Type(_) | Match::DestinationPort(_) => {
                 false
             }
-            other => panic!("no packet of the simulation asks for {other:?}"),
+            Match::IifSet(..)
+            | Match::SourceOnInterface(..)
+            | Match::Mark { .. }
+            | Match::CtState(_)
+            | Match::CtOriginalDestination(..)
+            | Match::DestinationLocal
+            | Match::SourceLocal => {
+                panic!("no packet of the simulation asks for {condition:?}")
+            }
         }
     }
 }

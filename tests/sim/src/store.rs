@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use model::{
-    ActionKind, ActionResult, Event, Kind, NodeName, Object, ObjectKey, Resource,
+    ActionKind, ActionResult, Event, Family, Kind, NodeName, Object, ObjectKey, Resource,
     action::{AddressRequest, NodePublication},
     resource::{AddressClaim, IpamBlock, KeyClaim, Node, ipam_block::Attribute},
 };
@@ -18,6 +18,8 @@ pub struct Store {
     objects: BTreeMap<ObjectKey, Resource>,
     nodes: BTreeMap<NodeName, Object>,
     logs: BTreeMap<Kind, Vec<(ObjectKey, Option<Resource>)>>,
+    /// The first block of each node and family.
+    blocks: BTreeMap<(NodeName, Family), IpNet>,
 }
 
 /// How far a reader has read each log.
@@ -28,14 +30,25 @@ impl Store {
     /// Writes an object.
     pub fn put(&mut self, key: ObjectKey, resource: Resource) {
         self.objects.insert(key.clone(), resource.clone());
-        self.logs.entry(key.kind).or_default().push((key, Some(resource)));
+        self.logs
+            .entry(key.kind)
+            .or_default()
+            .push((key, Some(resource)));
     }
 
     /// Deletes an object.
     pub fn delete(&mut self, key: &ObjectKey) {
         if self.objects.remove(key).is_some() {
-            self.logs.entry(key.kind).or_default().push((key.clone(), None));
+            self.logs
+                .entry(key.kind)
+                .or_default()
+                .push((key.clone(), None));
         }
+    }
+
+    /// Returns the first block that a node claimed in a family.
+    pub fn block_of(&self, node: &NodeName, family: Family) -> Option<IpNet> {
+        self.blocks.get(&(node.clone(), family)).copied()
     }
 
     /// Returns an object.
@@ -55,7 +68,9 @@ impl Store {
         let read = |kind| cursor.0.get(kind).copied().unwrap_or(0);
         let logs = self.logs.iter();
 
-        logs.filter(|(kind, log)| read(*kind) < log.len()).map(|(kind, _)| *kind).collect()
+        logs.filter(|(kind, log)| read(*kind) < log.len())
+            .map(|(kind, _)| *kind)
+            .collect()
     }
 
     /// Returns the next event of a kind.
@@ -82,7 +97,11 @@ impl Store {
             None => Event::Deleted(key.clone()),
         });
 
-        [Event::OutOfSync(kind)].into_iter().chain(told).chain([Event::InSync(kind)]).collect()
+        [Event::OutOfSync(kind)]
+            .into_iter()
+            .chain(told)
+            .chain([Event::InSync(kind)])
+            .collect()
     }
 
     /// Carries out an action of a node.
@@ -95,12 +114,17 @@ impl Store {
             }
             ActionKind::ClaimAddress(address) => {
                 let name = AddressClaim::object_name(*address);
-                let claim = AddressClaim { address: *address, node: node.clone() };
+                let claim = AddressClaim {
+                    address: *address,
+                    node: node.clone(),
+                };
                 let key = ObjectKey::cluster(Kind::AddressClaim, name);
                 self.create(key, Resource::AddressClaim(claim))
             }
             ActionKind::PublishNode(publication) => self.publish(node, publication),
-            ActionKind::ClaimBlock { pool, block_size } => self.claim_block(node, *pool, *block_size),
+            ActionKind::ClaimBlock { pool, block_size } => {
+                self.claim_block(node, *pool, *block_size)
+            }
             ActionKind::AssignAddress(request) => self.assign(request),
             ActionKind::ReleaseHandle { handle, blocks } => self.release(handle, blocks),
             ActionKind::PublishEndpoint(_)
@@ -141,13 +165,21 @@ impl Store {
     fn write_node(&mut self, name: &NodeName, object: Object) {
         let node = Node::try_from(&object).expect("what we wrote can be read");
         self.nodes.insert(name.clone(), object);
-        self.put(ObjectKey::cluster(Kind::Node, name.as_str()), Resource::Node(Box::new(node)));
+        self.put(
+            ObjectKey::cluster(Kind::Node, name.as_str()),
+            Resource::Node(Box::new(node)),
+        );
     }
 
     fn claim_block(&mut self, node: &NodeName, pool: IpNet, size: u8) -> ActionResult {
-        let subnets = pool.subnets(size).map(Iterator::collect::<Vec<_>>).unwrap_or_default();
+        let subnets = pool
+            .subnets(size)
+            .map(Iterator::collect::<Vec<_>>)
+            .unwrap_or_default();
         let key = |cidr| ObjectKey::cluster(Kind::IPAMBlock, IpamBlock::object_name(cidr));
-        let Some(cidr) = subnets.into_iter().find(|cidr| !self.objects.contains_key(&key(*cidr)))
+        let Some(cidr) = subnets
+            .into_iter()
+            .find(|cidr| !self.objects.contains_key(&key(*cidr)))
         else {
             return ActionResult::Refused("pool exhausted".into());
         };
@@ -163,6 +195,9 @@ impl Store {
             affinity_claim_time: None,
         };
         self.put(key(cidr), Resource::IpamBlock(Box::new(block)));
+        self.blocks
+            .entry((node.clone(), Family::of_net(&cidr)))
+            .or_insert(cidr);
 
         ActionResult::Done
     }

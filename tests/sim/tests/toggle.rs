@@ -71,7 +71,11 @@ fn layout(seed: u64) -> Layout {
         _ => Family::BOTH.to_vec(),
     };
 
-    Layout { nodes: 2 + (seed % 3) as usize, families, ..Layout::default() }
+    Layout {
+        nodes: 2 + (seed % 3) as usize,
+        families,
+        ..Layout::default()
+    }
 }
 
 /// A cluster whose pods reach each other in plaintext.
@@ -104,7 +108,10 @@ fn assert_arrives(cluster: &Cluster, seed: u64) {
             let (mine, other) = (cluster.phase(&from), cluster.phase(&to));
             let story = format!("seed {seed}: {from} ({mine:?}) to {to} ({other:?}): {packet:?}");
             assert!(fate.arrived(), "{}\n{story}: {fate:?}", cluster.story());
-            assert!(mine < Phase::Sending || !fate.was_plain(), "{story}: {fate:?} though sending");
+            assert!(
+                mine < Phase::Sending || !fate.was_plain(),
+                "{story}: {fate:?} though sending"
+            );
         }
     }
 }
@@ -112,7 +119,10 @@ fn assert_arrives(cluster: &Cluster, seed: u64) {
 fn assert_all(cluster: &Cluster, wanted: &Fate, seed: u64) {
     for (from, to) in pairs(cluster) {
         let packets = cluster.packets(&from, &to);
-        assert!(!packets.is_empty(), "seed {seed}: no packets from {from} to {to}");
+        assert!(
+            !packets.is_empty(),
+            "seed {seed}: no packets from {from} to {to}"
+        );
         for packet in packets {
             let fate = cluster.send(&from, &packet);
             assert_eq!(fate, *wanted, "seed {seed}: {from} to {to}: {packet:?}");
@@ -123,7 +133,11 @@ fn assert_all(cluster: &Cluster, wanted: &Fate, seed: u64) {
 fn assert_everybody(cluster: &Cluster, phase: Phase, seed: u64) {
     for name in cluster.members() {
         let status = cluster.world(&name).status(cluster.now);
-        assert_eq!(cluster.phase(&name), phase, "seed {seed}: {name}: {status:#?}");
+        assert_eq!(
+            cluster.phase(&name),
+            phase,
+            "seed {seed}: {name}: {status:#?}"
+        );
         assert_eq!(status.encryption.phase, phase);
         assert!(status.converged, "seed {seed}: {name}: {status:#?}");
     }
@@ -132,15 +146,27 @@ fn assert_everybody(cluster: &Cluster, phase: Phase, seed: u64) {
 fn assert_nothing_left(cluster: &Cluster, seed: u64) {
     for name in cluster.members() {
         let rows = &cluster.machine(&name).rows;
-        assert!(rows.tunnels.is_empty() && rows.peers.is_empty(), "seed {seed}: {name}");
-        assert!(rows.rules.is_empty(), "seed {seed}: {name}: {:?}", rows.rules);
-        assert!(!rows.chains.keys().any(|key| key.name == "barrier"), "seed {seed}: {name}");
+        assert!(
+            rows.tunnels.is_empty() && rows.peers.is_empty(),
+            "seed {seed}: {name}"
+        );
+        assert!(
+            rows.rules.is_empty(),
+            "seed {seed}: {name}: {:?}",
+            rows.rules
+        );
+        assert!(
+            !rows.chains.keys().any(|key| key.name == "barrier"),
+            "seed {seed}: {name}"
+        );
     }
 }
 
 fn pairs(cluster: &Cluster) -> Vec<(model::NodeName, model::NodeName)> {
     let members = cluster.members();
-    let pairs = members.iter().flat_map(|a| members.iter().map(move |b| (a.clone(), b.clone())));
+    let pairs = members
+        .iter()
+        .flat_map(|a| members.iter().map(move |b| (a.clone(), b.clone())));
 
     pairs.filter(|(a, b)| a != b).collect()
 }

@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::spec::{Label, PodName, Port};
+use crate::spec::{Label, PodName};
 
 /// The longest an agent may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,14 +25,14 @@ pub struct Agent {
     socket: PathBuf,
 }
 
-/// A pod to be connected.
+/// A pod to be connected, in the words of the agent's API.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct PodRequest<'a> {
-    /// The Kubernetes namespace.
-    pub namespace: &'a Label,
-    /// The name.
-    pub name: &'a Label,
+    /// The pod.
+    #[serde(serialize_with = "in_parts")]
+    pub pod: &'a PodName,
+    /// The sandbox that its addresses belong to.
+    pub sandbox: &'a str,
     /// The file of its network namespace, as the agent sees it.
     pub netns: PathBuf,
     /// The device to make in it.
@@ -42,11 +42,16 @@ pub struct PodRequest<'a> {
     /// Its service account.
     pub service_account: &'a Label,
     /// The addresses it wants; empty: the agent chooses.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub addresses: &'a [IpAddr],
-    /// Its named ports.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub ports: &'a [Port],
+}
+
+/// The API writes a pod's name as an object of its two parts.
+fn in_parts<S: Serializer>(pod: &PodName, serializer: S) -> Result<S::Ok, S::Error> {
+    let parts = [
+        ("namespace", pod.namespace.as_str()),
+        ("name", pod.name.as_str()),
+    ];
+    serializer.collect_map(parts)
 }
 
 /// Why an agent did not do what it was asked.

@@ -8,6 +8,7 @@
 //! Everything that depends on how the programs are called stands in this file.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    agent::{Agent, AgentError},
+    agent::Agent,
     layout::Role,
     poll_until,
     process::{Place, Process, Program},
@@ -198,7 +199,7 @@ impl Site {
     fn start_server(&mut self, programs: &Programs, address: IpAddr) -> Result<(), SiteError> {
         let host: Label = server_label();
         let place = self.state().place(&host);
-        let program = Program::new(&programs.meshd, ["serve"]);
+        let program = Program::new(&programs.meshd, ["serve", "--no-user-config"]);
         let name = Service::Server.name(&host);
         self.start_program(&name, &host, &program, &place)?;
         let space = self.host_space(&host)?;
@@ -220,7 +221,7 @@ impl Site {
         self.command(
             &server_label(),
             &program,
-            documents.join("\n---\n").as_bytes(),
+            documents.join("\n").as_bytes(),
         )
         .map(drop)
     }
@@ -240,12 +241,21 @@ impl Site {
     fn join(&mut self, programs: &Programs, node: &Label, server: IpAddr) -> Result<(), SiteError> {
         let token = self.token(programs, node)?;
         let url = format!("https://{}", SocketAddr::new(server, SERVER_PORT));
-        let arguments = ["join", &url, "--token", &token, "--node", node.as_str()];
+        let name = node.as_str();
+        let arguments = [
+            "join",
+            &url,
+            "--token",
+            "-",
+            "--name",
+            name,
+            "--no-services",
+        ];
         let program = Program::new(&programs.meshd, arguments);
-        self.command(node, &program, b"").map(drop)
+        self.command(node, &program, token.as_bytes()).map(drop)
     }
 
-    /// Runs a command on a host to its end. The token in it is left out of messages.
+    /// Runs a command on a host to its end. A secret for it is input, never an argument.
     fn command(
         &mut self,
         host: &Label,
@@ -389,53 +399,51 @@ impl Site {
         }
     }
 
-    /// Waits until every agent has applied all that its store held when the call began. Returns the
-    /// nodes that have not, each with what its agent said; none, where all have.
+    /// Waits until every agent has applied these versions of objects: `held` is the body of the agent's
+    /// `POST /v1/applied`. Returns the nodes that have not, each with why; none, where all have.
+    pub fn await_applied(&self, held: &[u8], patience: Duration) -> Vec<(Label, String)> {
+        let deadline = Instant::now() + patience;
+        let mut late: BTreeMap<Label, String> = BTreeMap::new();
+        for node in self.nodes() {
+            late.insert(node, "not asked".to_owned());
+        }
+        poll_until(deadline, || {
+            late.retain(|node, why| match missing(&self.agent(node), held) {
+                Ok(()) => false,
+                Err(reason) => {
+                    *why = reason;
+                    true
+                }
+            });
+            late.is_empty()
+        });
+        late.into_iter().collect()
+    }
+
+    /// Runs `meshctl` with these arguments against the lab's store and returns what it printed.
     ///
     /// # Errors
-    /// [`SiteError::State`] where the lab is gone.
-    pub fn wait(&mut self, patience: Duration) -> Result<Vec<(Label, String)>, SiteError> {
-        let deadline = Instant::now() + patience;
-        if !self.state().document.spec.mesh {
-            return Ok(Vec::new());
-        }
-        let ask = |(node, agent): (Label, Agent)| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let path = format!("/v1/sync?timeoutMs={}", left.as_millis());
-            match agent.ask("POST", &path, b"") {
-                Ok(_) => None,
-                Err(AgentError::Refused { body, .. }) => Some((node, body)),
-                Err(error) => Some((node, error.to_string())),
-            }
-        };
-        let agents = self.nodes().into_iter().map(|node| {
-            let agent = self.agent(&node);
-            (node, agent)
-        });
-        let agents: Vec<(Label, Agent)> = agents.collect();
-        // All at once: each may take the whole time.
-        Ok(std::thread::scope(|scope| {
-            let asked: Vec<_> = agents
-                .into_iter()
-                .map(|agent| scope.spawn(move || ask(agent)))
-                .collect();
-            asked
-                .into_iter()
-                .filter_map(|answer| answer.join().ok().flatten())
-                .collect()
-        }))
+    /// [`SiteError::Mesh`] with what it said where it fails.
+    pub fn meshctl(&mut self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, SiteError> {
+        let programs = Programs::find()?;
+        let program = Program::new(&programs.meshctl, arguments.iter().copied());
+        self.command(&server_label(), &program, input)
+    }
+
+    /// The administrator's credential, as seen from the machine.
+    pub fn credential(&self) -> PathBuf {
+        let server = crate::state::host_folder(self.name(), &server_label());
+        server
+            .join("var-lib-meshd")
+            .join("server")
+            .join("admin.yaml")
     }
 
     /// What `meshctl` needs to speak to the lab's store: names and values of variables.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
-        let server = crate::state::host_folder(self.name(), &server_label());
-        let credential = server
-            .join("var-lib-meshd")
-            .join("server")
-            .join("admin.yaml");
         vec![
             ("MESHD_LAB", self.name().to_owned()),
-            ("MESHD_CONFIG", credential.display().to_string()),
+            ("MESHD_CONFIG", self.credential().display().to_string()),
             (
                 "MESHD_NETNS",
                 crate::state::host_netns(self.name(), &server_label()),
@@ -451,6 +459,22 @@ fn server_label() -> Label {
 /// The namespaces of the lab's server, for commands that speak to its store.
 pub fn server_place(site: &Site) -> Place {
     site.state().place(&server_label())
+}
+
+/// What an agent has not applied yet, in words.
+fn missing(agent: &Agent, held: &[u8]) -> Result<(), String> {
+    let answer = agent
+        .ask("POST", "/v1/applied", held)
+        .map_err(|error| error.to_string())?;
+    let missing: Vec<serde_json::Value> =
+        serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+    match missing.as_slice() {
+        [] => Ok(()),
+        [first, ..] => Err(format!(
+            "{} objects not applied, such as {first}",
+            missing.len()
+        )),
+    }
 }
 
 /// The end of a log.

@@ -47,15 +47,24 @@ impl Place {
     /// # Errors
     /// Where a namespace is gone, or the caller is not root.
     pub fn enter(&self) -> io::Result<()> {
-        let network = File::open(netns::path(&self.netns))?;
         let mounts = self.mounts.as_ref().map(File::open).transpose()?;
-        netns::enter(&network)?;
+        self.enter_network()?;
         if let Some(mounts) = mounts {
             use std::os::fd::AsFd;
             sys::unshare(Unshare::Directories)?;
             move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
         }
         Ok(())
+    }
+}
+
+impl Place {
+    /// Moves the calling thread into the network namespace alone.
+    ///
+    /// # Errors
+    /// Where the namespace is gone, or the caller is not root.
+    pub fn enter_network(&self) -> io::Result<()> {
+        netns::enter(File::open(netns::path(&self.netns))?)
     }
 }
 

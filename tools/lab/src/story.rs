@@ -223,6 +223,30 @@ impl Lab {
             .site(|site| or_fail("the pod ends", site.delete_pod(pod.name())));
     }
 
+    /// Waits until every agent has applied all that the store holds now.
+    pub fn wait(&self) {
+        let name = self.name();
+        let arguments = ["lab", "--lab", &name, "wait"];
+        self.inner
+            .site(|site| or_fail("the agents settle", site.meshctl(&arguments, b"").map(drop)));
+    }
+
+    /// Runs `meshctl` against the lab's store and returns what it printed.
+    pub fn meshctl(&self, arguments: &[&str]) -> String {
+        let said = self
+            .inner
+            .site(|site| or_fail("meshctl", site.meshctl(arguments, b"")));
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// Applies resources to the lab's store.
+    pub fn apply(&self, resources: &str) {
+        let arguments = ["apply", "-f", "-"];
+        let input = resources.as_bytes();
+        self.inner
+            .site(|site| or_fail("meshctl apply", site.meshctl(&arguments, input).map(drop)));
+    }
+
     /// Works with the lab itself.
     pub fn site<T>(&self, work: impl FnOnce(&mut Site) -> T) -> T {
         self.inner.site(work)

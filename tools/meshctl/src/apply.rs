@@ -16,6 +16,7 @@ use model::{
 use serde_json::Value;
 use store::{Precondition, Store};
 
+pub(crate) use self::patch::LAST_APPLIED;
 use crate::{connection::Connection, input, input::Input, say};
 
 /// Stores what YAML and JSON documents say: creates what is not there, changes what differs.
@@ -53,7 +54,10 @@ enum Change {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ensure!(!args.input.files.is_empty(), "what? Name a file, a folder or - with -f");
+    ensure!(
+        !args.input.files.is_empty(),
+        "what? Name a file, a folder or - with -f"
+    );
     let documents = args.input.read()?;
     let store = args.connection.store()?;
     let steps = plan(store.as_ref(), documents).await?;
@@ -98,10 +102,17 @@ async fn plan(store: &dyn Store, mut documents: Vec<Document>) -> anyhow::Result
     for document in &documents {
         if let Err(error) = manifest::check(&document.object) {
             let error = manifest::Fault::Field(error);
-            errors.push(manifest::ManifestError { position: document.position.clone(), error });
+            errors.push(manifest::ManifestError {
+                position: document.position.clone(),
+                error,
+            });
         }
     }
-    errors.extend(manifest::validate_all(&documents, existing.values()).err().unwrap_or_default());
+    errors.extend(
+        manifest::validate_all(&documents, existing.values())
+            .err()
+            .unwrap_or_default(),
+    );
     if !errors.is_empty() {
         bail!(input::together(&errors));
     }
@@ -114,15 +125,25 @@ async fn existing(
     store: &dyn Store,
     documents: &[Document],
 ) -> anyhow::Result<BTreeMap<ObjectKey, Object>> {
-    let mut kinds: BTreeSet<Kind> = documents.iter().map(|document| document.object.kind).collect();
+    let mut kinds: BTreeSet<Kind> = documents
+        .iter()
+        .map(|document| document.object.kind)
+        .collect();
     let neighbours = [Kind::IPPool, Kind::IPAMBlock, Kind::AddressClaim];
     if neighbours.iter().any(|kind| kinds.contains(kind)) {
         kinds.extend(neighbours);
     }
     let mut existing = BTreeMap::new();
     for kind in kinds {
-        let list = store.list(kind).await.with_context(|| format!("cannot list {}", kind.plural()))?;
-        existing.extend(list.objects.into_iter().map(|object| (object.key(), object)));
+        let list = store
+            .list(kind)
+            .await
+            .with_context(|| format!("cannot list {}", kind.plural()))?;
+        existing.extend(
+            list.objects
+                .into_iter()
+                .map(|object| (object.key(), object)),
+        );
     }
 
     Ok(existing)
@@ -131,7 +152,9 @@ async fn existing(
 fn change(object: &Object, stored: Option<&Object>) -> anyhow::Result<Change> {
     let wish = patch::wish(object)?;
     let Some(stored) = stored else {
-        return Ok(Change::Create(Box::new(serde_json::from_value(patch::noted(&wish))?)));
+        return Ok(Change::Create(Box::new(serde_json::from_value(
+            patch::noted(&wish),
+        )?)));
     };
     let expected = match &object.metadata.resource_version {
         Some(version) => Precondition::Revision(Revision(version.clone())),

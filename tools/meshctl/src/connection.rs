@@ -19,7 +19,10 @@ impl Connection {
         let path = self.config.clone().unwrap_or_else(Credential::default_path);
 
         Credential::load(&path).with_context(|| {
-            format!("no store to speak to: {} cannot be used (--config names another)", path.display())
+            format!(
+                "no store to speak to: {} cannot be used (--config names another)",
+                path.display()
+            )
         })
     }
 

@@ -45,7 +45,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let keys = keys(&args)?;
     let store = args.connection.store()?;
     for key in keys {
-        say(&format!("{key} {}", delete(store.as_ref(), key.clone(), args.ignore_not_found).await?));
+        say(&format!(
+            "{key} {}",
+            delete(store.as_ref(), key.clone(), args.ignore_not_found).await?
+        ));
     }
 
     Ok(ExitCode::SUCCESS)
@@ -55,12 +58,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn keys(args: &Args) -> anyhow::Result<Vec<ObjectKey>> {
     let Some(kind) = &args.kind else {
         let documents = args.input.read()?;
-        return Ok(documents.iter().rev().map(|document| document.object.key()).collect());
+        return Ok(documents
+            .iter()
+            .rev()
+            .map(|document| document.object.key())
+            .collect());
     };
     let selection = Selection::parse(kind, &args.names)?;
     ensure!(!selection.names.is_empty(), "which {kind}? Name them");
 
-    selection.names.iter().map(|name| args.namespaces.key(selection.kinds[0], name)).collect()
+    selection
+        .names
+        .iter()
+        .map(|name| args.namespaces.key(selection.kinds[0], name))
+        .collect()
 }
 
 async fn delete(
@@ -94,8 +105,14 @@ mod tests {
         store.create(Object::new(&key, json!({}))).await.unwrap();
 
         assert_eq!(delete(&store, key.clone(), false).await.unwrap(), "deleted");
-        let error = format!("{:#}", delete(&store, key.clone(), false).await.unwrap_err());
-        assert_eq!(error, "Namespace a was not deleted: Namespace a does not exist");
+        let error = format!(
+            "{:#}",
+            delete(&store, key.clone(), false).await.unwrap_err()
+        );
+        assert_eq!(
+            error,
+            "Namespace a was not deleted: Namespace a does not exist"
+        );
         assert_eq!(delete(&store, key, true).await.unwrap(), "was not there");
     }
 }

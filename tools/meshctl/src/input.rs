@@ -66,17 +66,23 @@ fn find(path: &Path, recursive: bool, depth: usize, files: &mut Vec<PathBuf>) ->
         return Ok(());
     }
     if depth == DEPTH_MAX {
-        return Err(io::Error::other(format!("more than {DEPTH_MAX} folders below one another")));
+        return Err(io::Error::other(format!(
+            "more than {DEPTH_MAX} folders below one another"
+        )));
     }
-    let mut entries =
-        fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    let mut entries = fs::read_dir(path)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<Vec<_>>>()?;
     entries.sort();
     for entry in entries {
         if fs::metadata(&entry)?.is_dir() {
             if recursive {
                 find(&entry, recursive, depth + 1, files)?;
             }
-        } else if entry.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json") {
+        } else if entry
+            .extension()
+            .is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
+        {
             files.push(entry);
         }
     }
@@ -90,14 +96,19 @@ fn text_of(path: &Path) -> io::Result<String> {
     if path.as_os_str() == "-" {
         io::stdin().lock().take(limit).read_to_string(&mut text)?;
     } else {
-        fs::File::open(path)?.take(limit).read_to_string(&mut text)?;
+        fs::File::open(path)?
+            .take(limit)
+            .read_to_string(&mut text)?;
     }
 
     Ok(text)
 }
 
 fn names(paths: &[PathBuf]) -> String {
-    let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<_> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
 
     names.join(", ")
 }
@@ -113,16 +124,25 @@ mod tests {
             ("b.yaml", namespace("b")),
             ("a.yml", namespace("a")),
             ("notes.txt", "no: yaml: at: all".into()),
-            ("deep/c.json", r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "c"}}"#.into()),
+            (
+                "deep/c.json",
+                r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "c"}}"#.into(),
+            ),
         ] {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
         let names = |recursive| {
-            let input = Input { files: vec![folder.path().to_owned()], recursive };
+            let input = Input {
+                files: vec![folder.path().to_owned()],
+                recursive,
+            };
             let documents = input.read().unwrap();
-            documents.iter().map(|document| document.object.metadata.name.clone()).collect::<Vec<_>>()
+            documents
+                .iter()
+                .map(|document| document.object.metadata.name.clone())
+                .collect::<Vec<_>>()
         };
 
         assert_eq!(names(false), ["a", "b"]);
@@ -141,11 +161,23 @@ mod tests {
             })
             .collect();
 
-        let error = Input { files, recursive: false }.read().unwrap_err().to_string();
+        let error = Input {
+            files,
+            recursive: false,
+        }
+        .read()
+        .unwrap_err()
+        .to_string();
 
         assert!(error.starts_with("nothing was stored:\n  "), "{error}");
-        assert!(error.contains("x.yaml, document 1: metadata.name:"), "{error}");
-        assert!(error.contains("y.yaml, document 1: metadata.name:"), "{error}");
+        assert!(
+            error.contains("x.yaml, document 1: metadata.name:"),
+            "{error}"
+        );
+        assert!(
+            error.contains("y.yaml, document 1: metadata.name:"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -153,7 +185,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing.yaml");
         let read = |path: &Path| {
-            let input = Input { files: vec![path.to_owned()], recursive: false };
+            let input = Input {
+                files: vec![path.to_owned()],
+                recursive: false,
+            };
             format!("{:#}", input.read().unwrap_err())
         };
 

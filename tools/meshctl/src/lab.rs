@@ -10,14 +10,17 @@ use anyhow::{Context, bail};
 mod capture;
 mod exec;
 pub(crate) mod hand;
+mod ping;
 mod pod;
+mod service;
 mod show;
+mod stream;
 mod up;
 
 /// Builds and uses whole meshes in network namespaces on this machine (needs root).
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  meshctl lab up three-nodes\n  meshctl lab exec default/a -- ping -c1 10.65.1.2\n  eval \"$(meshctl lab env)\" && meshctl get nodes\n  meshctl lab capture n1 --for 2s --sealed\n  meshctl lab down\n\nExit status: 0 ok, 1 failed, 2 usage, 3 not ready or not sealed."
+    after_help = "Examples:\n  meshctl lab up three-nodes\n  meshctl lab ping default/a default/c\n  meshctl lab exec n1 -- meshctl status\n  eval \"$(meshctl lab env)\" && meshctl get nodes\n  meshctl lab capture n1 --for 2s --sealed\n  meshctl lab down\n\nExit status: 0 ok, 1 failed, 2 usage, 3 not ready or not sealed."
 )]
 pub(crate) struct Args {
     /// Which lab, where several run.
@@ -40,6 +43,10 @@ enum Command {
     Exec(exec::Args),
     Pod(pod::Args),
     Capture(capture::Args),
+    Ping(ping::Args),
+    Kill(service::KillArgs),
+    Restart(service::RestartArgs),
+    Stream(stream::Args),
 }
 
 /// Runs the command.
@@ -55,6 +62,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::run(&args, lab),
         Command::Pod(args) => pod::run(args, lab),
         Command::Capture(args) => capture::run(&args, lab),
+        Command::Ping(args) => ping::run(&args, lab),
+        Command::Kill(args) => service::kill(&args, lab),
+        Command::Restart(args) => service::restart(&args, lab),
+        Command::Stream(args) => stream::run(&args, lab),
     }
 }
 

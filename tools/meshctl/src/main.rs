@@ -1,13 +1,25 @@
 //! `meshctl`: the command line of meshd.
 
 mod agent;
+mod apply;
+mod column;
+mod config;
+mod connection;
+mod delete;
+mod describe;
+mod get;
+mod input;
 mod lab;
 mod peers;
 mod replay;
+mod selection;
 mod status;
 mod token;
 
-use std::process::ExitCode;
+use std::{
+    io::{ErrorKind, Write},
+    process::{ExitCode, exit},
+};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -27,6 +39,11 @@ struct Cli {
 enum Command {
     Status(status::Args),
     Peers(peers::Args),
+    Get(get::Args),
+    Apply(apply::Args),
+    Delete(delete::Args),
+    Describe(describe::Args),
+    Config(config::Args),
     Replay(replay::Args),
     Token(token::Args),
     Lab(lab::Args),
@@ -40,6 +57,11 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Status(args) => wait_for(status::run(args)),
         Command::Peers(args) => wait_for(peers::run(args)),
+        Command::Get(args) => wait_for(get::run(args)),
+        Command::Apply(args) => wait_for(apply::run(args)),
+        Command::Delete(args) => wait_for(delete::run(args)),
+        Command::Describe(args) => wait_for(describe::run(args)),
+        Command::Config(args) => wait_for(config::run(args)),
         Command::Token(args) => wait_for(token::run(args)),
         Command::Replay(args) => replay::run(&args),
         // No runtime for these: entering namespaces is for a process with one thread.
@@ -56,8 +78,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command that speaks to somebody.
+/// Runs a command that speaks to somebody: from the network namespace that `MESHD_NETNS` names, where it
+/// is set (`meshctl lab env` does).
 fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    if let Ok(netns) = std::env::var("MESHD_NETNS") {
+        let place = ::lab::Place { netns, mounts: None };
+        place.enter_network().with_context(|| format!("MESHD_NETNS: {} cannot be entered", place.netns))?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -72,4 +99,17 @@ fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 )]
 fn report(error: &anyhow::Error) {
     eprintln!("meshctl: {error:#}");
+}
+
+/// Writes a line of the answer. Ends the program when whoever reads it has gone (`| head`).
+fn say(text: &str) {
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{text}") {
+        exit(i32::from(error.kind() != ErrorKind::BrokenPipe));
+    }
+}
+
+/// Writes a line beside the answer.
+#[expect(clippy::print_stderr, reason = "what a person should know, apart from what a program reads")]
+fn warn(text: &str) {
+    eprintln!("meshctl: {text}");
 }

@@ -29,17 +29,36 @@ impl Selection {
     /// Reads `KIND[,KIND] [NAME…]`, `KIND/NAME`, or `all`.
     pub(crate) fn parse(kinds: &str, names: &[String]) -> anyhow::Result<Self> {
         if let Some((kind, name)) = kinds.split_once('/') {
-            ensure!(names.is_empty(), "{kinds} names an object already; {} is too much", names[0]);
-            return Ok(Self { kinds: vec![one_kind(kind)?], names: vec![name.to_owned()] });
+            ensure!(
+                names.is_empty(),
+                "{kinds} names an object already; {} is too much",
+                names[0]
+            );
+            return Ok(Self {
+                kinds: vec![one_kind(kind)?],
+                names: vec![name.to_owned()],
+            });
         }
         if kinds.eq_ignore_ascii_case("all") {
             ensure!(names.is_empty(), "`all` goes without names");
-            return Ok(Self { kinds: Kind::ALL.to_vec(), names: Vec::new() });
+            return Ok(Self {
+                kinds: Kind::ALL.to_vec(),
+                names: Vec::new(),
+            });
         }
-        let kinds = kinds.split(',').map(one_kind).collect::<anyhow::Result<Vec<_>>>()?;
-        ensure!(kinds.len() == 1 || names.is_empty(), "names go with one kind");
+        let kinds = kinds
+            .split(',')
+            .map(one_kind)
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        ensure!(
+            kinds.len() == 1 || names.is_empty(),
+            "names go with one kind"
+        );
 
-        Ok(Self { kinds, names: names.to_vec() })
+        Ok(Self {
+            kinds,
+            names: names.to_vec(),
+        })
     }
 }
 
@@ -98,9 +117,18 @@ mod tests {
             ("no,wep", vec![Kind::Node, Kind::WorkloadEndpoint]),
             ("all", Kind::ALL.to_vec()),
         ] {
-            assert_eq!(Selection::parse(text, &[]).unwrap(), Selection { kinds, names: Vec::new() });
+            assert_eq!(
+                Selection::parse(text, &[]).unwrap(),
+                Selection {
+                    kinds,
+                    names: Vec::new()
+                }
+            );
         }
-        let named = Selection { kinds: vec![Kind::IPPool], names: vec!["pods".into()] };
+        let named = Selection {
+            kinds: vec![Kind::IPPool],
+            names: vec!["pods".into()],
+        };
         assert_eq!(Selection::parse("pool/pods", &[]).unwrap(), named);
         assert_eq!(Selection::parse("pool", &["pods".into()]).unwrap(), named);
     }
@@ -108,10 +136,18 @@ mod tests {
     #[test]
     fn what_names_nothing_is_refused_in_words() {
         for (kinds, names, message) in [
-            ("widgets", vec![], "no kind is called \"widgets\"; there are nodes, "),
+            (
+                "widgets",
+                vec![],
+                "no kind is called \"widgets\"; there are nodes, ",
+            ),
             ("all", vec!["x".to_owned()], "`all` goes without names"),
             ("no,po", vec!["x".to_owned()], "names go with one kind"),
-            ("no/n1", vec!["x".to_owned()], "no/n1 names an object already"),
+            (
+                "no/n1",
+                vec!["x".to_owned()],
+                "no/n1 names an object already",
+            ),
         ] {
             let error = Selection::parse(kinds, &names).unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");

@@ -15,9 +15,21 @@
 //! The cryptography of data packets happens in [`SealBatch`] and [`ReceiveSession`], neither of
 //! which refers to the tunnel: a caller that keeps the tunnel behind a lock releases it first.
 //!
-//! What it deliberately does not do: read packets, compute inner checksums, cut super-frames,
-//! choose sockets. The protocol is that of the WireGuard paper (<https://www.wireguard.com/papers/wireguard.pdf>);
-//! where the paper leaves room, that of the Linux kernel's module.
+//! Invariants: no counter seals twice ([`SealBatch`] is used up); nothing in a datagram is believed
+//! before it is authentic; only a fresh authentic packet moves an endpoint; a packet is delivered
+//! only if the longest allowed IP over all peers gives its source to the one who sent it; what is
+//! kept per stranger is nothing, per proven source and per peer bounded.
+//!
+//! What it deliberately does not do: read packets beyond their source and length, compute inner
+//! checksums, cut super-frames, choose sockets. The protocol is that of the WireGuard paper
+//! (<https://www.wireguard.com/papers/wireguard.pdf>); where the paper leaves room, that of the Linux
+//! kernel's module. It differs from the kernel's where that loses packets or time, never on the wire:
+//!
+//! * When both sides begin at once, each keeps its own initiation, and the first response that comes
+//!   is used; who has the greater key rekeys later, so that they do not meet again.
+//! * A session that the peer may still send with is kept until a newer one is confirmed.
+//! * An initiation that is held back because the last one is less than 5 s old is made up for.
+//! * Peers are greeted with a handshake when they are added, without waiting for a packet.
 #![forbid(unsafe_code)]
 
 mod aead;

@@ -89,7 +89,7 @@ impl Control {
             self.follow_link()?;
         }
         if ready.watch && !self.uapi.is_there() {
-            self.lose_socket()?;
+            self.lose_socket();
         }
         self.serve(&ready.connections);
         if ready.uapi {
@@ -101,7 +101,7 @@ impl Control {
     /// Sleeps until the next deadline or until somebody has something for us.
     fn wait(&self) -> io::Result<Ready> {
         let armed = self.shared.tunnel().poll_timeout();
-        self.shared.arm(armed);
+        self.shared.control.arm(armed);
         // Another thread's deadline from before `arm` is seen here; a later one, if nearer than `armed`, wakes us.
         let deadline = self.shared.tunnel().poll_timeout();
         let timeout = armed.into_iter().chain(deadline).min().map(until);
@@ -225,15 +225,17 @@ impl Control {
 
     // ── UAPI ──
 
-    fn lose_socket(&mut self) -> io::Result<()> {
+    /// The tunnel carries on without its UAPI socket, if need be.
+    fn lose_socket(&mut self) {
         match self.socket_loss {
             SocketLoss::End => self.shared.stop(End::SocketRemoved),
             SocketLoss::Rebind => {
                 tracing::warn!("the UAPI socket was removed and is made again");
-                self.uapi.rebind()?;
+                if let Err(error) = self.uapi.rebind() {
+                    tracing::error!(%error, "cannot make the UAPI socket again");
+                }
             }
         }
-        Ok(())
     }
 
     fn accept(&mut self) {

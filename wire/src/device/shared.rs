@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use wire_core::{Now, Transmit, Tunnel};
 
+use super::alarm::Alarm;
 use super::{Report, counter};
 use crate::event::{End, Event};
 use crate::socket::{Joining, Outgoing, Patience, SocketPair};
@@ -16,8 +17,6 @@ use crate::waker::Waker;
 
 /// DSCP of handshake messages: AF41, as the kernel marks them (`HANDSHAKE_DSCP`).
 const HANDSHAKE_CLASS: u8 = 0x88;
-/// No deadline.
-const NEVER: u64 = u64::MAX;
 
 /// State that all threads of a device reach.
 pub(crate) struct Shared {
@@ -31,10 +30,7 @@ pub(crate) struct Shared {
     pub(crate) counters: counter::Live,
     pub(crate) outbound: Waker,
     pub(crate) inbound: Waker,
-    pub(crate) control: Waker,
-    /// When the control thread will look at the timers, in nanoseconds after `epoch`.
-    armed: AtomicU64,
-    epoch: Instant,
+    pub(crate) control: Alarm,
     stopping: AtomicBool,
     report: Report,
 }
@@ -50,9 +46,7 @@ impl Shared {
             counters: counter::Live::default(),
             outbound: Waker::new()?,
             inbound: Waker::new()?,
-            control: Waker::new()?,
-            armed: AtomicU64::new(NEVER),
-            epoch: Instant::now(),
+            control: Alarm::new()?,
             stopping: AtomicBool::new(false),
             report,
         })
@@ -81,7 +75,7 @@ impl Shared {
         let deadline = tunnel.poll_timeout();
         drop(tunnel);
         if let Some(deadline) = deadline {
-            self.hasten(deadline);
+            self.control.hasten(deadline);
         }
         for transmit in outbox.drain(..) {
             self.transmit(&transmit);
@@ -123,24 +117,6 @@ impl Shared {
         }
     }
 
-    /// The control thread sleeps until `deadline` from now on.
-    pub(crate) fn arm(&self, deadline: Option<Instant>) {
-        let nanos = deadline.map_or(NEVER, |deadline| self.nanos(deadline));
-        self.armed.store(nanos, Ordering::SeqCst);
-    }
-
-    /// Wakes the control thread if it would sleep beyond `deadline`.
-    fn hasten(&self, deadline: Instant) {
-        let nanos = self.nanos(deadline);
-        if self.armed.fetch_min(nanos, Ordering::SeqCst) > nanos {
-            self.control.wake();
-        }
-    }
-
-    fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(NEVER)
-    }
-
     /// Whether the threads are to end.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
@@ -151,9 +127,9 @@ impl Shared {
         if self.stopping.swap(true, Ordering::SeqCst) {
             return;
         }
-        for thread in [&self.outbound, &self.inbound, &self.control] {
-            thread.wake();
-        }
+        self.outbound.wake();
+        self.inbound.wake();
+        self.control.ring();
         (self.report)(Event::DeviceEnded {
             interface: self.tun.name().to_owned(),
             reason,

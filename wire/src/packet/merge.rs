@@ -186,9 +186,9 @@ impl Flow {
         let begins = next
             .next_sequence
             .wrapping_sub(u32::try_from(next.total).unwrap_or(u32::MAX));
+        // Of the flags only PSH can differ: others keep a packet from being a candidate at all.
         begins == self.next_sequence
             && a[8..13] == b[8..13]
-            && (a[13] ^ b[13]) & !PSH == 0
             && a[14..16] == b[14..16]
             && a[18..] == b[18..]
     }

@@ -1,6 +1,6 @@
 //! Speaks to the UAPI socket of any userspace WireGuard.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use super::{Configuration, Errno, Status};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest line of an answer, in bytes.
-const LONGEST_LINE: u64 = 4096;
+/// Bytes read at once; no line of an answer is longer.
+const CHUNK: usize = 64 << 10;
 
 /// Why a device could not be asked or set.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,15 @@ pub enum ClientError {
 
 /// A connection to one device.
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    stream: UnixStream,
+    input: Input,
+}
+
+/// What was read and not yet taken. Answers hold secrets, so it is of one size, and erased at the end.
+struct Input {
+    bytes: Zeroizing<Vec<u8>>,
+    taken: usize,
+    length: usize,
 }
 
 impl Client {
@@ -49,9 +57,12 @@ impl Client {
             Ok(stream)
         };
         let stream = connect().map_err(ClientError::Connect)?;
-        Ok(Self {
-            stream: BufReader::new(stream),
-        })
+        let input = Input {
+            bytes: Zeroizing::new(vec![0; CHUNK]),
+            taken: 0,
+            length: 0,
+        };
+        Ok(Self { stream, input })
     }
 
     /// The device's state.
@@ -77,19 +88,13 @@ impl Client {
         request: &str,
         mut take: impl FnMut(&str) -> Result<(), Errno>,
     ) -> Result<(), ClientError> {
-        let stream = self.stream.get_mut();
-        stream
+        self.stream
             .write_all(request.as_bytes())
             .map_err(ClientError::Exchange)?;
         let mut errno = None;
-        let mut line = Zeroizing::new(String::with_capacity(LONGEST_LINE as usize));
         loop {
-            line.clear();
-            io::Read::take(&mut self.stream, LONGEST_LINE)
-                .read_line(&mut line)
-                .map_err(ClientError::Exchange)?;
-            let text = line.strip_suffix('\n').ok_or(ClientError::Answer)?;
-            match (text, text.strip_prefix("errno="), errno) {
+            let line = self.input.line(&mut self.stream)?;
+            match (line, line.strip_prefix("errno="), errno) {
                 ("", _, Some(0)) => return Ok(()),
                 ("", _, Some(number)) => return Err(ClientError::Refused(Errno(number))),
                 ("", _, None) => return Err(ClientError::Answer),
@@ -97,8 +102,106 @@ impl Client {
                     let number: i32 = number.parse().map_err(|_| ClientError::Answer)?;
                     errno = Some(number.saturating_abs());
                 }
-                (text, None, _) => take(text).map_err(|_| ClientError::Answer)?,
+                (line, None, _) => take(line).map_err(|_| ClientError::Answer)?,
             }
+        }
+    }
+}
+
+impl Input {
+    /// The next line, without its line feed.
+    fn line(&mut self, stream: &mut UnixStream) -> Result<&str, ClientError> {
+        let mut looked = self.taken;
+        let end = loop {
+            let unseen = &self.bytes[looked..self.length];
+            if let Some(at) = unseen.iter().position(|byte| *byte == b'\n') {
+                break looked + at;
+            }
+            looked = self.length - self.taken;
+            self.fill(stream)?;
+        };
+        let line = self.taken..end;
+        self.taken = end + 1;
+        std::str::from_utf8(&self.bytes[line]).map_err(|_| ClientError::Answer)
+    }
+
+    /// Moves what is left to the front, and reads more.
+    fn fill(&mut self, stream: &mut UnixStream) -> Result<(), ClientError> {
+        self.bytes.copy_within(self.taken..self.length, 0);
+        self.length -= std::mem::take(&mut self.taken);
+        let room = &mut self.bytes[self.length..];
+        if room.is_empty() {
+            return Err(ClientError::Answer);
+        }
+        match stream.read(room).map_err(ClientError::Exchange)? {
+            0 => Err(ClientError::Answer),
+            length => {
+                self.length += length;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks for the state of somebody who answers with `pieces`.
+    fn get(pieces: &[&str]) -> Result<Status, ClientError> {
+        let (stream, mut other) = UnixStream::pair().unwrap();
+        let mut client = Client {
+            stream,
+            input: Input {
+                bytes: Zeroizing::new(vec![0; 64]),
+                taken: 0,
+                length: 0,
+            },
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut request = [0; "get=1\n\n".len()];
+                other.read_exact(&mut request).unwrap();
+                for piece in pieces {
+                    if other.write_all(piece.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+            client.get()
+        })
+    }
+
+    #[test]
+    fn an_answer_may_come_in_pieces() {
+        let status = get(&["listen_p", "ort=7\nfwm", "ark=9\n", "errno=0\n\n"]).unwrap();
+        assert_eq!((status.listen_port, status.fwmark), (7, 9));
+        let long = "unknown=1\n".repeat(100);
+        assert_eq!(get(&[&long, "errno=0\n\n"]).unwrap(), Status::default());
+    }
+
+    #[test]
+    fn a_refusal_has_a_number_of_either_sign() {
+        for text in ["errno=-22\n\n", "errno=22\n\n"] {
+            let Err(ClientError::Refused(errno)) = get(&[text]) else {
+                panic!("{text}");
+            };
+            assert_eq!(errno, Errno::INVALID);
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused() {
+        let endless = "a".repeat(1000);
+        for text in [
+            "",
+            "errno=0\n",
+            "\n",
+            "errno=x\n\n",
+            "nonsense\n\n",
+            &endless,
+        ] {
+            assert!(matches!(get(&[text]), Err(ClientError::Answer)), "{text}");
         }
     }
 }

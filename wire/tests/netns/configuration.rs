@@ -205,6 +205,11 @@ fn a_new_port_is_used_at_once_and_the_peer_follows() {
         );
         bulk(&a.namespace, &b.namespace, b.v4(), 1 << 18);
     }
+    // A port that was left a moment ago, before the packet threads have looked up.
+    let back_and_forth = "set=1\nlisten_port=4002\n\nset=1\nlisten_port=4001\n\n".repeat(50);
+    assert_eq!(ask(&a.tunnel, &back_and_forth), "errno=0\n\n".repeat(100));
+    echo(&a.namespace, &b.namespace, b.v4(), [100]);
+
     a.tunnel.wg("listen-port 0");
     let port: u16 = a.tunnel.show("listen-port").trim().parse().unwrap();
     assert!(port != 4001 && listens(&a.namespace, port));
@@ -245,6 +250,12 @@ fn a_new_mtu_holds_for_the_next_packet() {
             mtu - 28 - 17..mtu - 28 + 2,
         );
         bulk(&a.namespace, &b.namespace, b.v6(), 1 << 18);
+
+        // The largest packet is not padded beyond it.
+        let before = a.tunnel.transfer(&b.tunnel.public_key).1;
+        echo(&a.namespace, &b.namespace, b.v4(), [mtu - 28]);
+        let after = a.tunnel.transfer(&b.tunnel.public_key).1;
+        assert_eq!(after - before, mtu as u64 + 32);
     }
 }
 
@@ -256,6 +267,21 @@ fn an_interface_that_is_down_does_not_listen() {
     until("the port is closed", || !listens(&a.namespace, 51820));
     a.namespace.ip(&format!("link set {} up", a.tunnel.name));
     echo(&a.namespace, &b.namespace, b.v4(), [100]);
+}
+
+#[test]
+fn an_interface_that_moves_to_another_namespace_takes_its_tunnel_along() {
+    let (a, b) = strangers(Make::Meshwire, Make::Meshwire);
+    let elsewhere = Namespace::new();
+    let name = &b.tunnel.name;
+    b.namespace
+        .ip(&format!("link set {name} netns {}", elsewhere.name));
+    elsewhere.ip(&format!("addr add {}/24 dev {name}", b.v4()));
+    elsewhere.ip(&format!("link set {name} up"));
+    b.add_peer(&a, None);
+    a.add_peer(&b, Some(Outside::V4));
+    a.up(1420);
+    echo(&a.namespace, &elsewhere, b.v4(), [100, 1392]);
 }
 
 /// Whether a UDP socket is bound to `port`, as the kernel lists them.

@@ -1,5 +1,7 @@
 //! What the wire shows of packets, and what the machine gets.
 
+use std::time::Instant;
+
 use crate::namespace::Namespace;
 use crate::pair::{Outside, ours};
 use crate::traffic::{bulk, echo};
@@ -61,17 +63,39 @@ fn an_answer_comes_from_the_address_that_was_asked() {
 
         // When the address goes, the kernel chooses another, and the peer follows.
         b.namespace.ip(&format!("addr del {address} dev eth0"));
-        let route = b
-            .namespace
-            .inside(|| std::net::UdpSocket::bind("0.0.0.0:0").is_ok());
-        assert!(route);
-        a.tunnel.wg(&format!(
-            "peer {} endpoint {}",
-            b.tunnel.public_key,
-            outside.endpoint(2)
-        ));
-        echo(&a.namespace, &b.namespace, b.v4(), [100, 1000]);
+        echo(&b.namespace, &a.namespace, a.v4(), [100, 1000]);
+        assert_eq!(
+            a.tunnel
+                .show_peer("endpoints", &b.tunnel.public_key)
+                .as_deref(),
+            Some(&*outside.endpoint(2))
+        );
     }
+}
+
+#[test]
+fn who_only_listens_says_after_ten_seconds_that_it_lives() {
+    let (a, b) = ours(Outside::V4);
+    echo(&a.namespace, &b.namespace, b.v4(), [100]);
+    // Nobody listens there, and the kernel shall not say so.
+    b.namespace.nft(
+        "table inet quiet { chain in { type filter hook input priority 0
+           udp dport 9 drop
+         }
+         }",
+    );
+    let before = a.tunnel.transfer(&b.tunnel.public_key).0;
+    a.namespace.inside(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"no answer", (b.v4(), 9)).unwrap();
+    });
+    let begin = Instant::now();
+    until("a keepalive", || {
+        a.tunnel.transfer(&b.tunnel.public_key).0 > before
+    });
+    assert_eq!(a.tunnel.transfer(&b.tunnel.public_key).0, before + 32);
+    let seconds = begin.elapsed().as_secs_f32();
+    assert!((9.5..13.0).contains(&seconds), "{seconds}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn in_the_background_it_serves_before_the_foreground_returns() {
 
     let link = run(&format!("ip -n {} link show {name}", namespace.name));
     assert!(
-        link.contains("mtu 1420") && link.contains("qlen 128"),
+        link.contains("mtu 1420") && link.contains("qlen 256"),
         "{link}"
     );
     namespace.ip(&format!("link del {name}"));

@@ -132,10 +132,10 @@ fn boringtun() -> PathBuf {
         },
         PathBuf::from,
     );
-    let built = tools.join("bin/boringtun-cli");
-    if built.exists() {
-        built
-    } else {
-        PathBuf::from("boringtun-cli")
-    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::iter::once(tools.join("bin"))
+        .chain(std::env::split_paths(&path))
+        .map(|directory| directory.join("boringtun-cli"))
+        .find(|program| program.exists())
+        .expect("boringtun-cli 0.7.1 is installed (tools/setup does it)")
 }

@@ -1,5 +1,8 @@
 //! The one call that Rust cannot vouch for.
-#![expect(unsafe_code, reason = "unshare is unsafe in rustix because it can split a process's file table")]
+#![expect(
+    unsafe_code,
+    reason = "unshare is unsafe in rustix because it can split a process's file table"
+)]
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -7,4 +10,10 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 pub(super) fn leave_network() -> rustix::io::Result<()> {
     // SAFETY: only the network namespace is left; files, memory and everything else stay shared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+}
+
+/// Gives the calling thread network, mounts, root and current folder of its own.
+pub(super) fn leave_network_and_mounts() -> rustix::io::Result<()> {
+    // SAFETY: file table and memory stay shared; the thread's own view of mounts is what is wanted.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
 }

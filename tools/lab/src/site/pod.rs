@@ -115,14 +115,13 @@ impl Site {
         pod: &Pod,
     ) -> Result<Vec<IpAddr>, SiteError> {
         let request = PodRequest {
-            namespace: &pod.namespace,
-            name: &pod.name,
+            pod: &pod.full_name(),
+            sandbox: netns,
             netns: crate::netns::path(netns),
             interface: POD_DEVICE,
             labels: &pod.labels,
             service_account: &pod.service_account,
             addresses: &pod.addresses,
-            ports: &pod.ports,
         };
         let answer = self.agent(node).add_pod(&request);
         answer.map_err(|source| SiteError::Agent {

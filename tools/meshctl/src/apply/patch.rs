@@ -7,11 +7,15 @@ use model::{Object, publication::merge};
 use serde_json::{Map, Value};
 
 /// Where the document last applied is kept, as kubectl does.
-pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Parts of `metadata` that a store writes itself.
-const STORE_OWNED: [&str; 4] =
-    ["resourceVersion", "uid", "creationTimestamp", "managedFields"];
+const STORE_OWNED: [&str; 4] = [
+    "resourceVersion",
+    "uid",
+    "creationTimestamp",
+    "managedFields",
+];
 
 /// Returns the object that a document asks for, as a value without what the store writes.
 pub(super) fn wish(object: &Object) -> serde_json::Result<Value> {
@@ -38,11 +42,17 @@ pub(super) fn noted(wish: &Value) -> Value {
 pub(super) fn patch(stored: &Object, wish: &Value) -> serde_json::Result<Option<Value>> {
     let last = stored.metadata.annotations.get(LAST_APPLIED);
     // A note that cannot be read is no note.
-    let last = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
+    let last = last
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or(Value::Null);
     let current = serde_json::to_value(stored)?;
     let patch = difference(&current, &last, &noted(wish));
 
-    Ok(if patch.is_empty() { None } else { Some(Value::Object(patch)) })
+    Ok(if patch.is_empty() {
+        None
+    } else {
+        Some(Value::Object(patch))
+    })
 }
 
 /// Compares member by member; lists and plain values are whole.
@@ -83,17 +93,28 @@ mod tests {
     fn what_the_document_no_longer_says_goes_and_what_others_wrote_stays() {
         let first = wish(&node(json!({"zone": "a", "rack": "1"}))).unwrap();
         let mut stored: Object = serde_json::from_value(noted(&first)).unwrap();
-        stored.metadata.annotations.insert("meshd.dev/record".into(), "{}".into());
+        stored
+            .metadata
+            .annotations
+            .insert("meshd.dev/record".into(), "{}".into());
         stored.metadata.labels.insert("tool".into(), "x".into());
         stored.metadata.resource_version = Some("7".into());
-        stored.body.insert("spec".into(), json!({"bgp": {"ipv4Address": "192.0.2.1/24"}}));
+        stored.body.insert(
+            "spec".into(),
+            json!({"bgp": {"ipv4Address": "192.0.2.1/24"}}),
+        );
 
-        let patch = patch(&stored, &wish(&node(json!({"zone": "b"}))).unwrap()).unwrap().unwrap();
+        let patch = patch(&stored, &wish(&node(json!({"zone": "b"}))).unwrap())
+            .unwrap()
+            .unwrap();
 
         let mut value = serde_json::to_value(&stored).unwrap();
         merge(&mut value, &patch);
         let result: Object = serde_json::from_value(value).unwrap();
-        assert_eq!(patch["metadata"]["labels"], json!({"zone": "b", "rack": null}));
+        assert_eq!(
+            patch["metadata"]["labels"],
+            json!({"zone": "b", "rack": null})
+        );
         assert_eq!(result.metadata.annotations["meshd.dev/record"], "{}");
         assert_eq!(result.metadata.labels["tool"], "x");
         assert_eq!(result.body["spec"]["bgp"]["ipv4Address"], "192.0.2.1/24");
@@ -111,7 +132,9 @@ mod tests {
     fn what_was_stored_by_other_means_is_only_added_to() {
         let stored = node(json!({"made": "by-hand"}));
 
-        let patch = patch(&stored, &wish(&node(json!({"zone": "a"}))).unwrap()).unwrap().unwrap();
+        let patch = patch(&stored, &wish(&node(json!({"zone": "a"}))).unwrap())
+            .unwrap()
+            .unwrap();
 
         assert_eq!(patch["metadata"]["labels"], json!({"zone": "a"}));
     }

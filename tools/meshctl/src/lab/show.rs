@@ -1,11 +1,14 @@
 //! `meshctl lab wait`, `status`, `list` and `env`: what runs, and where.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
-use lab::{Host, Role, State, builtins, spec::Span};
+use lab::{Host, Role, Site, State, builtins, server_place, spec::Span};
+use meshd_core::WATCHED;
+use model::status::Held;
 use serde::Serialize;
+use store::{Client, Credential, Store};
 
 use crate::status::Output;
 
@@ -178,7 +181,13 @@ pub(crate) fn environment(asked: Option<&str>) -> anyhow::Result<ExitCode> {
 /// Runs `meshctl lab wait`.
 pub(crate) fn wait(args: &WaitArgs, asked: Option<&str>) -> anyhow::Result<ExitCode> {
     let Span(patience) = args.timeout;
-    let late = super::attach(asked)?.wait(patience.max(Duration::from_millis(1)))?;
+    let site = super::attach(asked)?;
+    if !site.state().document.spec.mesh {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let begin = Instant::now();
+    let held = serde_json::to_vec(&held(&site)?)?;
+    let late = site.await_applied(&held, patience.saturating_sub(begin.elapsed()));
     for (node, reason) in &late {
         print(&format!("{node}: {reason}"));
     }
@@ -186,6 +195,35 @@ pub(crate) fn wait(args: &WaitArgs, asked: Option<&str>) -> anyhow::Result<ExitC
         ExitCode::SUCCESS
     } else {
         ExitCode::from(3)
+    })
+}
+
+/// The version of every object that agents watch, as the lab's store holds it now.
+fn held(site: &Site) -> anyhow::Result<Vec<Held>> {
+    let credential = site.credential();
+    let credential = Credential::load(&credential)
+        .with_context(|| format!("{} cannot be used", credential.display()))?;
+    // Its address is one of the lab's. Nothing that follows needs the machine's own namespace.
+    server_place(site)
+        .enter_network()
+        .context("the server's namespace cannot be entered")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = Client::new(credential)?;
+        let mut held = Vec::new();
+        for kind in WATCHED {
+            let list = client
+                .list(*kind)
+                .await
+                .with_context(|| format!("{kind} cannot be listed"))?;
+            held.extend(list.objects.iter().map(|object| Held {
+                key: object.key(),
+                revision: object.revision().0,
+            }));
+        }
+        Ok(held)
     })
 }
 

@@ -13,7 +13,7 @@ use lab::{Builtin, Document, Owner, Site, builtins};
 pub(crate) struct UpArgs {
     /// A file of kind Lab, or the name of a built-in lab (`meshctl lab list --builtin`).
     #[arg(value_name = "FILE|NAME")]
-    lab: String,
+    file: String,
 
     /// Another name than the file's.
     #[arg(long)]
@@ -40,7 +40,7 @@ pub(crate) struct DownArgs {
 
 /// Runs `meshctl lab up`.
 pub(crate) fn up(args: &UpArgs, asked: Option<&str>) -> anyhow::Result<ExitCode> {
-    let mut document = document(&args.lab)?;
+    let mut document = document(&args.file)?;
     if let Some(name) = &args.name {
         document.metadata.name = name.clone();
     } else if let Some(name) = asked {

@@ -1,6 +1,6 @@
 //! A tunnel with the least shell that a virtual network needs.
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wire_core::{
     AllowedIpChange, DATA_OVERHEAD, Event, HandshakeOutcome, Message, Now, Outbound, Payload,
@@ -30,6 +30,8 @@ pub(crate) struct Node {
     pub(crate) events: Vec<Event>,
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) handshakes: Vec<Result<HandshakeOutcome, Refusal>>,
+    /// Packets that came within 2 s after their session had reached its age.
+    pub(crate) expired: usize,
     /// Packets that found no room in the queue.
     pub(crate) overflown: usize,
     outgoing: Vec<(SocketAddr, Vec<u8>)>,
@@ -83,6 +85,7 @@ impl Node {
             events: Vec::new(),
             verdicts: Vec::new(),
             handshakes: Vec::new(),
+            expired: 0,
             overflown: 0,
             outgoing: Vec::new(),
             delivered: Vec::new(),
@@ -181,6 +184,8 @@ impl Node {
 
     fn open(&mut self, source: SocketAddr, receiver: u32, datagram: &[u8], now: Now) {
         let Some(session) = self.tunnel.session(receiver, now) else {
+            self.expired +=
+                usize::from(self.has_just_expired(receiver, now) && datagram.len() > 32);
             return;
         };
         let mut datagram = datagram.to_vec();
@@ -197,6 +202,13 @@ impl Node {
             self.delivered.push(datagram[range.clone()].to_vec());
         }
         self.verdicts.append(&mut verdicts);
+    }
+
+    fn has_just_expired(&self, receiver: u32, now: Now) -> bool {
+        let instant = now.instant - Duration::from_secs(2);
+        self.tunnel
+            .session(receiver, Now { instant, ..now })
+            .is_some()
     }
 
     fn drain(&mut self) {

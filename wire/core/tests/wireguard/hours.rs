@@ -57,9 +57,10 @@ fn handshakes(world: &mut World) -> [usize; 3] {
     NODES.map(|number| node(world, number, Node::take_handshakes))
 }
 
-fn overflown(world: &mut World) -> usize {
+/// Packets that a tunnel dropped for a reason it names.
+fn named(world: &mut World) -> usize {
     NODES
-        .map(|number| node(world, number, |node| node.overflown))
+        .map(|number| node(world, number, |node| node.overflown + node.expired))
         .iter()
         .sum()
 }
@@ -173,7 +174,7 @@ fn after_a_cut_of_any_length_traffic_is_back_within_six_seconds() {
         assert_eq!(world.ledger.missing(), before, "after a cut of {cut} s");
         assert_eq!(
             before,
-            world.ledger.lost + overflown(&mut world),
+            world.ledger.lost + named(&mut world),
             "cut of {cut} s"
         );
     }
@@ -242,7 +243,7 @@ proptest! {
         world.weather = CALM;
         traffic(&mut world, secs(20), pause);
         world.run(secs(6));
-        let named = world.ledger.lost + overflown(&mut world);
+        let named = world.ledger.lost + named(&mut world);
         prop_assert_eq!(world.ledger.missing(), named, "of {}", world.ledger.sent.len());
     }
 }

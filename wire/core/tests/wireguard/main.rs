@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod boring;
+mod collision;
 mod configuration;
 mod cookie;
 mod host;

@@ -1,0 +1,322 @@
+//! What others do to the machine is heard, told, and undone within a second.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use dataplane::{Dataplane, KernelEvent, Ownership};
+use model::{
+    Plan,
+    event::{Link, LinkKind},
+};
+use tokio::sync::mpsc::{Receiver, error::TryRecvError};
+
+use crate::{
+    namespace::{
+        Namespace, alone, alone_with_wireguard, attempt, eventually, ip, nft, run, tell, veth,
+    },
+    pass::{at, dataplane, dataplane_owning, everything},
+    tunnel::{far_end, key},
+    wireguard::{Service, public},
+};
+
+/// A program, its arguments, and what holds again when they have been undone.
+type Case = (&'static str, &'static str, fn() -> bool);
+
+/// How soon a change of somebody else's must be undone.
+const SOON: Duration = Duration::from_secs(1);
+
+#[test]
+fn what_somebody_else_spoils_is_back_within_a_second() {
+    alone_with_wireguard(|| {
+        let (service, inside) = (Service::start(), Namespace::new());
+        let mut agent = Agent::new(
+            dataplane_owning(Some(&service), Ownership::Shared),
+            everything(&inside),
+        );
+        agent.settle();
+
+        let cases: [Case; 12] = [
+            ("ip", "route del unreachable 10.0.0.0/16 table 1", || {
+                ip("route show table 1").contains("unreachable 10.0.0.0/16")
+            }),
+            ("ip", "route flush table 1", || {
+                ip("route show table 1").lines().count() == 2
+            }),
+            ("ip", "route replace 10.0.0.5/32 dev lo", || {
+                ip("route show").contains("10.0.0.5 dev cali1")
+            }),
+            ("ip", "rule del priority 99", || {
+                ip("rule").contains("lookup 1")
+            }),
+            ("nft", "flush ruleset", || {
+                nft("list ruleset").contains("pools_v4")
+            }),
+            ("nft", "flush chain inet meshd guard", || {
+                nft("list chain inet meshd guard").contains("drop")
+            }),
+            ("ip", "addr del 10.0.1.1/32 dev wg.cali", || {
+                ip("addr show dev wg.cali").contains("10.0.1.1/32")
+            }),
+            ("ip", "link set wg.cali down", || {
+                ip("link show up").contains("wg.cali")
+                    && ip("route show table 1").contains("10.0.10.0/26 dev wg.cali")
+            }),
+            ("ip", "link set wg.cali mtu 1300", || {
+                ip("link show wg.cali").contains("mtu 1420")
+            }),
+            ("ip", "link del wg.cali", || {
+                attempt("ip", "addr show dev wg.cali")
+                    .stdout
+                    .windows(11)
+                    .any(|text| text == b"10.0.1.1/32")
+                    && run("wg", "show all dump").contains("10.0.10.0/26")
+                    && ip("route show table 1").contains("10.0.10.0/26 dev wg.cali")
+                    && rp_filter() == "2\n"
+            }),
+            ("ip", "link del cali1", || {
+                attempt("ip", "link show cali1").status.success()
+                    && ip("route show").contains("10.0.0.5 dev cali1")
+            }),
+            ("sysctl", "-w net.ipv4.ip_forward=0", || {
+                fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap() == "1\n"
+            }),
+        ];
+        for (program, arguments, is_back) in cases {
+            run(program, arguments);
+            let took = agent.repairs(&format!("{program} {arguments}"), is_back);
+            tell(&format!("{took:?}: {program} {arguments}"));
+            agent.settle();
+        }
+
+        run("wg", &format!("set wg.cali peer {} remove", public(10)));
+        let took = agent.repairs("wg set peer remove", || {
+            run("wg", "show wg.cali peers").contains(&public(10).to_string())
+        });
+        tell(&format!("{took:?}: wg set wg.cali peer … remove"));
+    });
+}
+
+#[test]
+fn devices_come_back_with_a_tunnel_service_that_was_restarted() {
+    alone_with_wireguard(|| {
+        let (service, inside) = (Service::start(), Namespace::new());
+        let mut agent = Agent::new(dataplane(Some(&service)), everything(&inside));
+        agent.settle();
+
+        let _service = service.restart();
+        agent.repairs_within(Duration::from_millis(2500), "the service's return", || {
+            attempt("wg", "show wg.cali dump")
+                .stdout
+                .windows(12)
+                .any(|text| text == b"10.0.10.0/26")
+                && ip("route show table 1").contains("10.0.10.0/26 dev wg.cali")
+                && rp_filter() == "2\n"
+        });
+    });
+}
+
+#[test]
+fn our_own_changes_come_to_rest() {
+    alone_with_wireguard(|| {
+        let (service, inside) = (Service::start(), Namespace::new());
+        let mut agent = Agent::new(dataplane(Some(&service)), everything(&inside));
+
+        agent.settle();
+        let passes = agent.passes;
+        agent.run_for(Duration::from_millis(1500));
+
+        assert!(passes < 12, "{passes} passes to settle");
+        assert_eq!(agent.passes, passes, "and then none");
+    });
+}
+
+#[test]
+fn a_handshake_is_told_when_it_is_completed() {
+    alone_with_wireguard(|| {
+        let (service, inside) = (Service::start(), Namespace::new());
+        let (other, _far) = far_end();
+        let mut dataplane = dataplane(Some(&service));
+        let mut events = dataplane.events().unwrap();
+        let mut plan = everything(&inside);
+        assert_eq!(dataplane.apply(&mut plan, at(0)).failures, [].into());
+
+        reaches("10.0.10.1", &other);
+
+        let (device, peer) = key(10);
+        let wanted = KernelEvent::Handshake { device, peer };
+        eventually("the handshake", || events.try_recv() == Ok(wanted.clone()));
+    });
+}
+
+#[test]
+fn the_underlay_is_told_at_the_start_and_at_each_change() {
+    alone(|| {
+        veth("eth0", "peer0");
+        veth("cali5", "pod5");
+        let mut dataplane = dataplane(None);
+        let mut events = dataplane.events().unwrap();
+        ip("addr add 192.0.2.1/24 dev eth0");
+
+        let mut underlay = None;
+        let is_right = |underlay: &Option<std::collections::BTreeMap<_, Link>>| {
+            underlay.as_ref().is_some_and(|links| {
+                links.get(&"eth0".parse().unwrap())
+                    == Some(&Link {
+                        mtu: 1500,
+                        up: true,
+                        kind: LinkKind::Underlay,
+                        addresses: vec!["192.0.2.1/24".parse().unwrap()],
+                    })
+            })
+        };
+        eventually("the address", || {
+            while let Ok(event) = events.try_recv() {
+                if let KernelEvent::Underlay(links) = event {
+                    underlay = Some(links);
+                }
+            }
+            is_right(&underlay)
+        });
+
+        let links = underlay.unwrap();
+        let kind = |name: &str| links[&name.parse().unwrap()].kind;
+        assert_eq!(kind("lo"), LinkKind::Loopback);
+        assert_eq!(kind("cali5"), LinkKind::Workload);
+        ip("link set eth0 down");
+        eventually("the link to be down", || {
+            matches!(events.try_recv(), Ok(KernelEvent::Underlay(links))
+                if !links[&"eth0".parse().unwrap()].up)
+        });
+    });
+}
+
+#[test]
+fn the_watching_thread_ends_with_its_receiver() {
+    alone(|| {
+        let mut dataplane = dataplane(None);
+        let events = dataplane.events().unwrap();
+        let watchers = || {
+            let threads = fs::read_dir("/proc/self/task").unwrap();
+            threads
+                .filter(|thread| {
+                    let path = thread.as_ref().unwrap().path();
+                    let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
+                    let here = fs::read_link("/proc/thread-self/ns/net").unwrap();
+                    name == "kernel-events\n"
+                        && fs::read_link(path.join("ns/net")).is_ok_and(|there| there == here)
+                })
+                .count()
+        };
+        eventually("the thread to begin", || watchers() == 1);
+
+        drop(events);
+
+        eventually("the thread to end", || watchers() == 0);
+    });
+}
+
+/// As much of an agent as it takes to follow events.
+struct Agent {
+    dataplane: Dataplane,
+    plan: Plan,
+    events: Receiver<KernelEvent>,
+    passes: usize,
+    now: AtomicU64,
+}
+
+impl Agent {
+    fn new(mut dataplane: Dataplane, plan: Plan) -> Self {
+        let events = dataplane.events().unwrap();
+        let mut agent = Self {
+            dataplane,
+            plan,
+            events,
+            passes: 0,
+            now: AtomicU64::new(0),
+        };
+        agent.pass();
+
+        agent
+    }
+
+    fn pass(&mut self) {
+        self.passes += 1;
+        // A clock that jumps a minute each time: whatever waits is tried again.
+        let now = at(self.now.fetch_add(60_000, Ordering::Relaxed));
+        let report = self.dataplane.apply(&mut self.plan, now);
+        if !report.failures.is_empty() {
+            tell(&format!("pass {}: {:?}", self.passes, report.failures));
+        }
+    }
+
+    /// Follows what events wait; returns whether there was any.
+    fn follow(&mut self) -> bool {
+        let mut drifted = false;
+        loop {
+            match self.events.try_recv() {
+                Ok(KernelEvent::Drift(component)) => {
+                    self.dataplane.distrust(component);
+                    drifted = true;
+                }
+                Ok(KernelEvent::Underlay(_) | KernelEvent::Handshake { .. }) => {}
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => panic!("the watching thread ended"),
+            }
+        }
+        if drifted {
+            self.pass();
+        }
+
+        drifted
+    }
+
+    /// Follows events until none has come for a while.
+    fn settle(&mut self) {
+        let (started, mut quiet) = (Instant::now(), Instant::now());
+        while quiet.elapsed() < Duration::from_millis(1000) {
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "it never comes to rest"
+            );
+            if self.follow() {
+                quiet = Instant::now();
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    fn run_for(&mut self, duration: Duration) {
+        let started = Instant::now();
+        while started.elapsed() < duration {
+            self.follow();
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    fn repairs(&mut self, what: &str, is_back: impl FnMut() -> bool) -> Duration {
+        self.repairs_within(SOON, what, is_back)
+    }
+
+    fn repairs_within(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        mut is_back: impl FnMut() -> bool,
+    ) -> Duration {
+        let started = Instant::now();
+        while !is_back() {
+            assert!(started.elapsed() < limit, "not repaired: {what}");
+            self.follow();
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+
+        started.elapsed()
+    }
+}
+
+fn rp_filter() -> String {
+    fs::read_to_string("/proc/sys/net/ipv4/conf/wg.cali/rp_filter").unwrap_or_default()
+}

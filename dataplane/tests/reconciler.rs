@@ -1,0 +1,251 @@
+//! How a reconciler behaves towards a kernel that may refuse, forget or be tampered with.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+
+use dataplane::{Absent, Outcome, Reconciler, Target};
+use model::{Change, Moment, Table};
+
+#[test]
+fn what_is_found_after_a_restart_is_kept_until_the_plan_is_in_sync() {
+    let (kernel, mut reconciler) = reconciler([("stale", 1)]);
+    let mut desired = desired([("wanted", 2)]);
+
+    pass(&mut reconciler, &mut desired, false, at(0));
+    assert_eq!(kernel.rows(), [("stale", 1), ("wanted", 2)]);
+
+    pass(&mut reconciler, &mut desired, true, at(0));
+    assert_eq!(kernel.rows(), [("wanted", 2)]);
+}
+
+#[test]
+fn even_a_row_of_this_run_is_not_removed_before_the_plan_is_in_sync() {
+    let (kernel, mut reconciler) = reconciler([]);
+    let mut desired = desired([("wanted", 2)]);
+    pass(&mut reconciler, &mut desired, false, at(0));
+
+    desired.unset(&"wanted");
+    pass(&mut reconciler, &mut desired, false, at(1));
+    assert_eq!(kernel.rows(), [("wanted", 2)]);
+
+    pass(&mut reconciler, &mut desired, true, at(2));
+    assert_eq!(kernel.rows(), []);
+}
+
+#[test]
+fn the_first_half_removes_nothing() {
+    let (kernel, mut reconciler) = reconciler([("stale", 1)]);
+
+    assert_eq!(
+        reconciler.set(&mut desired([("wanted", 2)]), true, at(0)),
+        Outcome::Converged
+    );
+    assert_eq!(kernel.rows(), [("stale", 1), ("wanted", 2)]);
+
+    assert_eq!(reconciler.unset(at(0)), Outcome::Converged);
+    assert_eq!(kernel.rows(), [("wanted", 2)]);
+}
+
+#[test]
+fn a_refused_change_is_tried_again_later_and_later_and_is_not_lost() {
+    let (kernel, mut reconciler) = reconciler([]);
+    let mut desired = desired([]);
+    pass(&mut reconciler, &mut desired, true, at(0));
+
+    desired.set("wanted", 1);
+    kernel.0.borrow_mut().refuse = true;
+    assert_eq!(
+        reconciler.set(&mut desired, true, at(0)),
+        Outcome::Failed("refused".into())
+    );
+    assert_eq!(reconciler.retry_at(), Some(at(100)));
+    assert_eq!(
+        reconciler.set(&mut desired, true, at(100)),
+        Outcome::Failed("refused".into())
+    );
+    assert_eq!(reconciler.retry_at(), Some(at(300)));
+
+    kernel.0.borrow_mut().refuse = false;
+    assert_eq!(
+        reconciler.set(&mut desired, true, at(299)),
+        Outcome::Failed("refused".into())
+    );
+    assert_eq!(
+        reconciler.set(&mut desired, true, at(300)),
+        Outcome::Converged
+    );
+    assert_eq!(
+        (kernel.rows(), reconciler.retry_at()),
+        (vec![("wanted", 1)], None)
+    );
+}
+
+#[test]
+fn a_changed_plan_is_tried_at_once_whatever_was_refused_before() {
+    let (kernel, mut reconciler) = reconciler([]);
+    let mut desired = desired([("wrong", 1)]);
+    kernel.0.borrow_mut().refuse = true;
+    reconciler.set(&mut desired, true, at(0));
+
+    kernel.0.borrow_mut().refuse = false;
+    desired.unset(&"wrong");
+    desired.set("right", 1);
+
+    assert_eq!(
+        reconciler.set(&mut desired, true, at(1)),
+        Outcome::Converged
+    );
+    assert_eq!(kernel.rows(), [("right", 1)]);
+}
+
+#[test]
+fn a_missing_row_is_named_and_holds_up_no_other() {
+    let (kernel, mut reconciler) = reconciler([("stale", 1)]);
+    let mut desired = desired([("missing", 1), ("wanted", 1)]);
+
+    let incomplete = Outcome::Incomplete("missing is not there".into());
+    assert_eq!(reconciler.set(&mut desired, true, at(0)), incomplete);
+    assert_eq!(reconciler.unset(at(0)), incomplete);
+    assert_eq!(kernel.rows(), [("wanted", 1)]);
+    assert_eq!(reconciler.retry_at(), Some(at(100)));
+
+    desired.unset(&"missing");
+    assert_eq!(
+        reconciler.set(&mut desired, true, at(1)),
+        Outcome::Converged
+    );
+    assert_eq!(reconciler.retry_at(), None);
+}
+
+#[test]
+fn nothing_is_removed_while_something_is_refused() {
+    let (kernel, mut reconciler) = reconciler([("guard", 1)]);
+    let mut desired = desired([("route", 1)]);
+    kernel.0.borrow_mut().refuse = true;
+
+    reconciler.set(&mut desired, true, at(0));
+    kernel.0.borrow_mut().refuse = false;
+
+    assert_eq!(reconciler.unset(at(0)), Outcome::Failed("refused".into()));
+    assert_eq!(kernel.rows(), [("guard", 1)]);
+}
+
+#[test]
+fn a_converged_target_is_left_alone() {
+    let (kernel, mut reconciler) = reconciler([]);
+    let mut desired = desired([("wanted", 1)]);
+    pass(&mut reconciler, &mut desired, true, at(0));
+    let calls = kernel.0.borrow().calls;
+
+    pass(&mut reconciler, &mut desired, true, at(1));
+
+    assert_eq!(kernel.0.borrow().calls, calls);
+}
+
+#[test]
+fn an_object_deleted_behind_our_back_is_restored_once_it_is_suspected() {
+    let (kernel, mut reconciler) = reconciler([]);
+    let mut desired = desired([("wanted", 1)]);
+    pass(&mut reconciler, &mut desired, true, at(0));
+
+    kernel.0.borrow_mut().rows.clear();
+    reconciler.distrust();
+    pass(&mut reconciler, &mut desired, true, at(1));
+
+    assert_eq!(kernel.rows(), [("wanted", 1)]);
+}
+
+/// A kernel in memory. Cloning it gives another handle to the same kernel.
+#[derive(Clone, Default)]
+struct Kernel(Rc<RefCell<State>>);
+
+#[derive(Default)]
+struct State {
+    rows: BTreeMap<&'static str, u8>,
+    refuse: bool,
+    calls: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("refused")]
+struct Refused;
+
+impl Target for Kernel {
+    type Key = &'static str;
+    type Row = u8;
+    type Error = Refused;
+
+    fn observe(&mut self) -> Result<BTreeMap<&'static str, u8>, Refused> {
+        let mut state = self.0.borrow_mut();
+        state.calls += 1;
+
+        Ok(state.rows.clone())
+    }
+
+    fn apply(
+        &mut self,
+        changes: &[Change<&'static str, u8>],
+    ) -> Result<Vec<Absent<&'static str>>, Refused> {
+        let mut state = self.0.borrow_mut();
+        state.calls += 1;
+        if state.refuse {
+            return Err(Refused);
+        }
+
+        let mut absent = Vec::new();
+        for change in changes {
+            match change {
+                Change::Set(key @ "missing", _) => {
+                    absent.push(Absent {
+                        key: *key,
+                        reason: format!("{key} is not there"),
+                    });
+                }
+                Change::Set(key, row) => drop(state.rows.insert(key, *row)),
+                Change::Unset(key) => drop(state.rows.remove(key)),
+            }
+        }
+
+        Ok(absent)
+    }
+}
+
+impl Kernel {
+    fn rows(&self) -> Vec<(&'static str, u8)> {
+        self.0
+            .borrow()
+            .rows
+            .iter()
+            .map(|(key, row)| (*key, *row))
+            .collect()
+    }
+}
+
+fn pass(
+    reconciler: &mut Reconciler<Kernel>,
+    desired: &mut Table<&'static str, u8>,
+    in_sync: bool,
+    now: Moment,
+) {
+    assert_eq!(reconciler.set(desired, in_sync, now), Outcome::Converged);
+    assert_eq!(reconciler.unset(now), Outcome::Converged);
+}
+
+fn reconciler<const N: usize>(rows: [(&'static str, u8); N]) -> (Kernel, Reconciler<Kernel>) {
+    let kernel = Kernel::default();
+    kernel.0.borrow_mut().rows.extend(rows);
+
+    (kernel.clone(), Reconciler::new("test", kernel))
+}
+
+fn desired<const N: usize>(rows: [(&'static str, u8); N]) -> Table<&'static str, u8> {
+    let mut table = Table::default();
+    for (key, row) in rows {
+        table.set(key, row);
+    }
+
+    table
+}
+
+fn at(milliseconds: u64) -> Moment {
+    Moment::START + Duration::from_millis(milliseconds)
+}

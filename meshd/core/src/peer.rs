@@ -1,0 +1,185 @@
+//! The rows that another node is: a WireGuard peer for each key, routes, exceptions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use model::{Family, InterfaceName, NodeName, Phase, PublicKey, family::host_net, plan::Peer};
+
+use crate::{
+    World,
+    guard::{self, Sends},
+    ledger::{Owner, Row},
+    member::{Carrier, Judge, Member},
+    phase::{Passage, Standing},
+    route,
+};
+
+impl World {
+    /// Judges one node again and replaces its rows.
+    pub(crate) fn refresh(&mut self, name: &NodeName) {
+        self.effort += 1;
+        let judge = Judge {
+            facts: &self.facts,
+            wish: &self.wish,
+            own: &self.own,
+        };
+        let judged = judge.judge(name);
+        let former = self.members.remove(name).map(|(member, _)| member);
+        self.recount_mtus(former.as_ref(), judged.as_ref());
+        self.forget_handshakes(former.as_ref(), judged.as_ref());
+        let Some(member) = judged else {
+            self.phases.part(name);
+            self.write(Owner::Node(name.clone()), Vec::new());
+            return;
+        };
+        for carrier in member.carriers.values() {
+            self.first_seen.entry(carrier.key).or_insert(self.now);
+        }
+        let standing = self.standing(&member);
+        let passage = self.phases.meet(name, standing, self.posture, self.now);
+        let rows = self.rows_of(&member, passage);
+        self.write(Owner::Node(name.clone()), rows);
+        self.members.insert(name.clone(), (member, passage));
+    }
+
+    pub(crate) fn standing(&self, member: &Member) -> Standing {
+        let shook = |carrier: &Carrier| {
+            self.facts
+                .handshakes
+                .contains(&(carrier.device.clone(), carrier.key))
+        };
+        let has_carrier = !member.carriers.is_empty();
+        let reached = has_carrier && member.carriers.values().all(shook);
+        let phase = match (member.is_stock, reached) {
+            (false, _) => member.phase,
+            (true, true) => Phase::Sending,
+            (true, false) => Phase::Off,
+        };
+        let may_stay_plain = self.wish.permits_plain() && (member.is_stock || !has_carrier);
+
+        Standing {
+            phase,
+            has_carrier,
+            reached,
+            is_stock: member.is_stock,
+            may_stay_plain,
+        }
+    }
+
+    /// Returns how packets to a member's pods and to its own addresses leave, in one family.
+    pub(crate) fn sends(
+        &self,
+        member: &Member,
+        passage: Passage,
+        family: Family,
+    ) -> (Sends, Sends) {
+        if !passage.switched {
+            return (Sends::Plain, Sends::Plain);
+        }
+        let without = if self.wish.permits_plain() {
+            Sends::Plain
+        } else {
+            Sends::Nothing
+        };
+        let pods = if member.carriers.contains_key(&family) {
+            Sends::Tunnel
+        } else {
+            without
+        };
+        // A stock node takes pods' packets to its own address in plaintext only.
+        let hosts = if member.is_stock { without } else { pods };
+
+        (pods, hosts)
+    }
+
+    fn rows_of(&self, member: &Member, passage: Passage) -> Vec<Row> {
+        let mut rows = route::plain(&self.facts, member);
+        rows.extend(guard::member_hosts(member, self.posture.up));
+        if !self.posture.up {
+            return rows;
+        }
+        for family in Family::BOTH
+            .into_iter()
+            .filter(|family| self.wish.covers(*family))
+        {
+            let (pods, hosts) = self.sends(member, passage, family);
+            let mtu = self.device_mtu_for(family);
+            rows.extend(route::to_member(
+                &self.facts,
+                &self.own,
+                member,
+                family,
+                pods,
+                hosts,
+                mtu,
+            ));
+            rows.extend(guard::exceptions(
+                member,
+                family,
+                pods,
+                hosts,
+                passage.takes_plain,
+            ));
+        }
+        rows.extend(self.peers_of(member));
+
+        rows
+    }
+
+    /// Returns the WireGuard peers that a member is: one for each of its keys.
+    fn peers_of(&self, member: &Member) -> Vec<Row> {
+        let mut peers: BTreeMap<(InterfaceName, PublicKey), Peer> = BTreeMap::new();
+        for (family, carrier) in &member.carriers {
+            let of_family = |net: &IpNet| Family::of_net(net) == *family;
+            let blocks = member.blocks.iter().copied().filter(of_family);
+            let hosts = member.hosts.iter().filter(|_| !member.is_stock);
+            let hosts = hosts.map(|host| host_net(*host)).filter(of_family);
+            let key = (carrier.device.clone(), carrier.key);
+            let peer = peers.entry(key).or_insert_with(|| Peer {
+                endpoint: carrier.endpoint,
+                keepalive: self.wish.keepalive,
+                allowed_ips: BTreeSet::new(),
+            });
+            peer.allowed_ips.extend(blocks.chain(hosts));
+        }
+
+        peers
+            .into_iter()
+            .map(|(key, peer)| Row::Peer(key, peer))
+            .collect()
+    }
+
+    /// A peer that is taken out has to prove itself again when it comes back.
+    fn forget_handshakes(&mut self, former: Option<&Member>, member: Option<&Member>) {
+        let still = |carrier: &Carrier| {
+            member.is_some_and(|member| {
+                let mut carriers = member.carriers.values();
+                carriers.any(|c| (&c.device, c.key) == (&carrier.device, carrier.key))
+            })
+        };
+        for carrier in former.iter().flat_map(|member| member.carriers.values()) {
+            if !still(carrier) {
+                self.facts
+                    .handshakes
+                    .remove(&(carrier.device.clone(), carrier.key));
+                self.first_seen.remove(&carrier.key);
+            }
+        }
+    }
+
+    fn recount_mtus(&mut self, former: Option<&Member>, member: Option<&Member>) {
+        let key = |c: &Carrier| (c.device.clone(), c.mtu);
+        for carrier in member.iter().flat_map(|member| member.carriers.values()) {
+            *self.mtus.entry(key(carrier)).or_default() += 1;
+        }
+        for carrier in former.iter().flat_map(|member| member.carriers.values()) {
+            let key = key(carrier);
+            if let Some(count) = self.mtus.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.mtus.remove(&key);
+                }
+            }
+        }
+    }
+}
