@@ -83,7 +83,7 @@ fn peers_keep_the_contract() {
             }),
             recognises: true,
             removes: true,
-            print: Box::new(|| run("wg", "show wg.cali dump")),
+            print: Box::new(|| run("wg", "showconf wg.cali")),
         });
     });
 }

@@ -54,7 +54,7 @@ impl Big {
                 }),
             ]
         });
-        let nodes = (0..self.nodes).map(|node| Resource::Node(Box::new(self.node(node, 1))));
+        let nodes = (0..self.nodes).map(move |node| Resource::Node(Box::new(self.node(node, 1))));
         let blocks = (0..self.nodes * self.blocks)
             .map(move |number| self.block(number, Some(number / self.blocks)));
         let objects = settings()

@@ -96,6 +96,9 @@ pub enum MeshError {
     /// The lab has a mesh but no address where its server could be reached.
     #[error("the lab has no server: nodes cannot join (mesh: true needs `server`)")]
     NoServer,
+    /// The lab's resources cannot be written as YAML.
+    #[error("the lab's resources cannot be written down")]
+    Resources(#[source] serde_yaml_ng::Error),
     /// There is no such service.
     #[error("{0} does not run")]
     NotRunning(String),
@@ -216,14 +219,12 @@ impl Site {
         if resources.is_empty() {
             return Ok(());
         }
-        let documents: Vec<String> = resources.iter().map(serde_json::Value::to_string).collect();
+        let documents: Result<Vec<String>, _> =
+            resources.iter().map(serde_yaml_ng::to_string).collect();
+        let documents = documents.map_err(MeshError::Resources)?.join("---\n");
         let program = Program::new(&programs.meshctl, ["apply", "-f", "-"]);
-        self.command(
-            &server_label(),
-            &program,
-            documents.join("\n").as_bytes(),
-        )
-        .map(drop)
+        self.command(&server_label(), &program, documents.as_bytes())
+            .map(drop)
     }
 
     /// A token that admits one node, once.

@@ -68,6 +68,10 @@ impl Place {
     }
 }
 
+/// Variables that say where the caller's own meshd is: inside a lab they would name another one.
+const OF_THE_CALLER: [&str; 4] =
+    ["MESHD_CONFIG", "MESHD_SOCKET", "MESHD_STATE", "MESHD_WIRE_SOCKET"];
+
 /// A program to be started.
 #[derive(Debug)]
 pub struct Program {
@@ -93,6 +97,9 @@ impl Program {
     #[expect(clippy::disallowed_methods, reason = "the lab runs the real programs")]
     fn command(&self) -> Command {
         let mut command = Command::new(&self.file);
+        for variable in OF_THE_CALLER {
+            command.env_remove(variable);
+        }
         command
             .args(&self.arguments)
             .envs(self.environment.iter().cloned());
