@@ -251,7 +251,7 @@ def table(results, mtu):
 PAGE = """# meshwire beside other userspace WireGuards
 
 ```
-cargo build --release -p wire && bench/wire.py --write
+cargo build --release -p wire && bench/wire.py {arguments}
 ```
 
 Both ends of a tunnel and iperf3 share the machine's cores, and maybe other work goes on beside them: compare the rows of one table,
@@ -294,7 +294,7 @@ def main():
     if not arguments.write:
         print(compare(commands, arguments.mtu, arguments))
         return
-    pages = [PAGE, compare(commands, 1420, arguments), compare(commands, 8920, arguments)]
+    pages = [PAGE.format(arguments=" ".join(sys.argv[1:])), compare(commands, 1420, arguments), compare(commands, 8920, arguments)]
     with open(f"{ROOT}/bench/wire.md", "w") as file:
         file.write("\n".join(pages))
     print("\n".join(pages))

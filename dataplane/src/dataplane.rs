@@ -155,7 +155,7 @@ impl Dataplane {
         };
         self.tell_context(plan);
 
-        self.watched.begin();
+        self.watched.begin(plan);
         if self.apply_sets(plan, now, &mut report) {
             self.apply_unsets(now, &mut report);
         }

@@ -86,19 +86,20 @@ struct Expected {
 }
 
 impl Watched {
-    /// Says that devices are being changed.
-    pub(crate) fn begin(&self) {
+    /// Says that a pass begins, and which devices are tunnels from now on.
+    pub(crate) fn begin(&self, plan: &Plan) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
+        let mut expected = self.lock();
+        if !expected.devices.iter().eq(plan.tunnels.rows().keys()) {
+            expected.devices = plan.tunnels.rows().keys().cloned().collect();
+        }
     }
 
-    /// Says that a pass is over, and what it should have left.
+    /// Says that a pass is over, and which settings it should have left.
     pub(crate) fn end(&self, plan: &Plan) {
         let mut expected = self.lock();
         if expected.sysctls != *plan.sysctls.rows() {
             expected.sysctls = plan.sysctls.rows().clone();
-        }
-        if !expected.devices.iter().eq(plan.tunnels.rows().keys()) {
-            expected.devices = plan.tunnels.rows().keys().cloned().collect();
         }
         drop(expected);
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -134,6 +135,7 @@ pub(crate) fn watch(
         pending: Pending::default(),
         sender,
         links: BTreeMap::new(),
+        tunnels: BTreeSet::new(),
         audited: Instant::now(),
     };
     thread::Builder::new()
@@ -152,6 +154,8 @@ struct Watch {
     pending: Pending,
     sender: mpsc::Sender<KernelEvent>,
     links: BTreeMap<InterfaceName, Underlay>,
+    /// The plan's tunnel devices; before the first plan those of an earlier run, as the service has them.
+    tunnels: BTreeSet<InterfaceName>,
     audited: Instant,
 }
 
@@ -165,11 +169,13 @@ struct Pending {
 
 impl Watch {
     fn run(mut self) {
+        self.tunnels = self.devices.service_devices();
         self.look_at_links();
         while !self.sender.is_closed() {
             self.deliver();
             self.listener.wait(self.devices.descriptor(), TICK);
             self.read_kernel();
+            self.learn_tunnels();
             self.look_at_devices();
             self.look_at_sysctls();
             self.audit();
@@ -177,18 +183,25 @@ impl Watch {
     }
 
     fn read_kernel(&mut self) {
-        let expected = self.watched.lock().devices.clone();
-        let heard = self.listener.read(&expected);
+        let heard = self.listener.read(&self.tunnels);
         self.pending.drift.extend(heard.drift);
         if heard.links {
             self.look_at_links();
         }
     }
 
+    /// A device that becomes a tunnel is no underlay any more.
+    fn learn_tunnels(&mut self) {
+        let expected = self.watched.lock().devices.clone();
+        if !expected.is_empty() && expected != self.tunnels {
+            self.tunnels = expected;
+            self.look_at_links();
+        }
+    }
+
     /// Reads links and addresses anew and tells where they differ.
     fn look_at_links(&mut self) {
-        let tunnels = self.watched.lock().devices.clone();
-        match self.listener.underlay(&tunnels) {
+        match self.listener.underlay(&self.tunnels) {
             Ok(links) => {
                 if links != self.links {
                     self.links = links.clone();
@@ -208,7 +221,7 @@ impl Watch {
         let expected = self.watched.lock().devices.clone();
         let seen = self.devices.look(&expected);
         let undisturbed = self.watched.epoch() == Some(before);
-        let drift = self.devices.judge(seen, undisturbed.then_some(before));
+        let drift = self.devices.judge(seen.filter(|_| undisturbed));
         self.pending.drift.extend(drift);
         self.pending
             .handshakes

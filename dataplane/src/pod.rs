@@ -154,7 +154,7 @@ impl PodTarget {
         }
         let other = inside::enter(namespace, || inside::other_end(&row.inside))
             .map_err(PodError::Inside)?;
-        if true {
+        if other == Some(link.index) {
             return Ok(());
         }
 

@@ -89,7 +89,8 @@ impl Target for SysctlTarget {
 /// Reads a value; `None` where there is none of this name.
 pub(crate) fn read(key: &str) -> Result<Option<String>, SysctlError> {
     match fs::read_to_string(path(key)?) {
-        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        // The kernel parts lists by tabs, whatever they were written with.
+        Ok(text) => Ok(Some(text.split_whitespace().collect::<Vec<_>>().join(" "))),
         Err(error) if is_absence(&error) => Ok(None),
         Err(error) => Err(SysctlError::Read(key.to_owned(), error)),
     }

@@ -22,7 +22,9 @@ use crate::service;
 /// Makes the host's key, gets a certificate for it, writes the agent's configuration, and starts
 /// the services where systemd runs. Running it again is harmless.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshd join https://192.0.2.1:7443 --token T\n  meshd join https://192.0.2.1:7443 --token T --name edge-7\n\nThe token comes from: meshctl token create")]
+#[command(
+    after_help = "Examples:\n  meshd join https://192.0.2.1:7443 --token T\n  meshd join https://192.0.2.1:7443 --token T --name edge-7\n\nThe token comes from: meshctl token create"
+)]
 pub(crate) struct Args {
     /// The server.
     url: String,
@@ -40,7 +42,11 @@ pub(crate) struct Args {
     identity: PathBuf,
 
     /// The agent's configuration, which this writes.
-    #[arg(long, env = "MESHD_CONFIG", default_value = "/var/lib/meshd/config.yaml")]
+    #[arg(
+        long,
+        env = "MESHD_CONFIG",
+        default_value = "/var/lib/meshd/config.yaml"
+    )]
     config: PathBuf,
 
     /// Do not touch systemd.
@@ -59,9 +65,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Some(present) => present,
         None => runtime.block_on(become_member(&args, &token))?,
     };
-    say(&format!("{} is a member of mesh {:.12}", credential.identity().name(), credential.mesh()?));
+    say(&format!(
+        "{} is a member of mesh {:.12}",
+        credential.identity().name(),
+        credential.mesh()?
+    ));
 
-    if args.no_services { Ok(()) } else { service::start() }
+    if args.no_services {
+        Ok(())
+    } else {
+        service::start()
+    }
 }
 
 /// Returns the credential of a host that is a member of the token's mesh already.
@@ -76,9 +90,15 @@ fn member(args: &Args, token: &Token, now: Timestamp) -> anyhow::Result<Option<C
             args.config.display()
         );
     }
-    let named = args.name.as_ref().is_none_or(|name| *present.identity() == node(name));
+    let named = args
+        .name
+        .as_ref()
+        .is_none_or(|name| *present.identity() == node(name));
     if !named {
-        bail!("this host is {} already; a host has one name", present.identity().name());
+        bail!(
+            "this host is {} already; a host has one name",
+            present.identity().name()
+        );
     }
     let (_, until) = present.validity();
 
@@ -87,8 +107,12 @@ fn member(args: &Args, token: &Token, now: Timestamp) -> anyhow::Result<Option<C
 
 async fn become_member(args: &Args, token: &Token) -> anyhow::Result<Credential> {
     let key = host_key(&args.identity)?;
-    let enrolment =
-        |name| Enrolment { server: &args.url, token, name, key: &key };
+    let enrolment = |name| Enrolment {
+        server: &args.url,
+        token,
+        name,
+        key: &key,
+    };
     let enrolled = enrol(enrolment(args.name.clone()), Timestamp::now()).await;
     let credential = match enrolled {
         // A token for any name needs one: the host's.
@@ -113,7 +137,9 @@ fn host_key(directory: &Path) -> anyhow::Result<Zeroizing<String>> {
     let path = directory.join(KEY);
     if path.exists() {
         let key = fs::read_to_string(&path);
-        return key.map(Zeroizing::new).with_context(|| format!("cannot read {}", path.display()));
+        return key
+            .map(Zeroizing::new)
+            .with_context(|| format!("cannot read {}", path.display()));
     }
     create_private_parent(&path)?;
     let key = Enrolment::generate_key()?;
@@ -124,7 +150,9 @@ fn host_key(directory: &Path) -> anyhow::Result<Zeroizing<String>> {
 }
 
 fn create_private_parent(path: &Path) -> anyhow::Result<()> {
-    let Some(directory) = path.parent() else { return Ok(()) };
+    let Some(directory) = path.parent() else {
+        return Ok(());
+    };
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -137,15 +165,21 @@ fn read_token(text: &str) -> anyhow::Result<Token> {
         return Ok(text.trim().parse()?);
     }
     let mut line = Zeroizing::new(String::new());
-    std::io::stdin().read_line(&mut line).context("the token cannot be read")?;
+    std::io::stdin()
+        .read_line(&mut line)
+        .context("the token cannot be read")?;
 
     Ok(line.trim().parse()?)
 }
 
 fn host_name() -> anyhow::Result<NodeName> {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_ascii_lowercase();
 
-    name.parse().with_context(|| "this host's name is no node name: give one with --name")
+    name.parse()
+        .with_context(|| "this host's name is no node name: give one with --name")
 }
 
 fn node(name: &NodeName) -> Identity {

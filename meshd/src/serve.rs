@@ -20,7 +20,9 @@ use tokio::{
 /// The first start makes the CA and the administrator's credential, which is also copied to
 /// ~/.config/meshd/config.yaml for meshctl, unless another mesh's is there.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshd serve\n  meshd serve --advertise 203.0.113.9      behind NAT\n\nThen: meshctl token create")]
+#[command(
+    after_help = "Examples:\n  meshd serve\n  meshd serve --advertise 203.0.113.9      behind NAT\n\nThen: meshctl token create"
+)]
 pub(crate) struct Args {
     /// The database, the CA and the administrator's credential.
     #[arg(long, default_value = "/var/lib/meshd/server")]
@@ -92,7 +94,9 @@ fn everywhere() -> SocketAddr {
 
 /// Copies the administrator's credential to where meshctl looks for it.
 fn copy_credential(admin: &Path) -> anyhow::Result<()> {
-    let Some(user) = Credential::user_path() else { return Ok(()) };
+    let Some(user) = Credential::user_path() else {
+        return Ok(());
+    };
     let credential = Credential::load(admin)?;
     match credential.install(&user) {
         Ok(Installed::Written) => tracing::info!(path = %user.display(), "meshctl is set up"),
@@ -130,8 +134,14 @@ fn render(counters: &Counters) -> String {
         ));
     }
     for (name, count) in [
-        ("meshd_server_failed_handshakes_total", counters.failed_handshakes()),
-        ("meshd_server_unauthenticated_total", counters.unauthenticated()),
+        (
+            "meshd_server_failed_handshakes_total",
+            counters.failed_handshakes(),
+        ),
+        (
+            "meshd_server_unauthenticated_total",
+            counters.unauthenticated(),
+        ),
         ("meshd_server_limited_total", counters.limited()),
     ] {
         text.push_str(&format!("# TYPE {name} counter\n{name} {count}\n"));

@@ -12,8 +12,11 @@ use anyhow::{Context, bail};
 const UNITS: [&str; 3] = ["meshwire.service", "meshd.service", "meshd-guard.service"];
 
 /// Where units are looked for.
-const UNIT_FOLDERS: [&str; 3] =
-    ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
+const UNIT_FOLDERS: [&str; 3] = [
+    "/etc/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+];
 
 /// Enables and starts the services, or says how to start them by hand.
 pub(crate) fn start() -> anyhow::Result<()> {
@@ -23,16 +26,28 @@ pub(crate) fn start() -> anyhow::Result<()> {
         say("  meshd agent");
         return Ok(());
     }
-    let missing: Vec<&str> = UNITS.into_iter().filter(|unit| !is_installed(unit)).collect();
+    let missing: Vec<&str> = UNITS
+        .into_iter()
+        .filter(|unit| !is_installed(unit))
+        .collect();
     if !missing.is_empty() {
-        say(&format!("These units are not installed: {}.", missing.join(", ")));
-        say(&format!("Copy them from deploy/systemd, then: systemctl enable --now {}", UNITS.join(" ")));
+        say(&format!(
+            "These units are not installed: {}.",
+            missing.join(", ")
+        ));
+        say(&format!(
+            "Copy them from deploy/systemd, then: systemctl enable --now {}",
+            UNITS.join(" ")
+        ));
         return Ok(());
     }
     let status = systemctl(&["enable", "--now", UNITS[0], UNITS[1]])?;
     let boot = systemctl(&["enable", UNITS[2]])?;
     if !status.success() || !boot.success() {
-        bail!("systemctl could not start the services; see: systemctl status {}", UNITS.join(" "));
+        bail!(
+            "systemctl could not start the services; see: systemctl status {}",
+            UNITS.join(" ")
+        );
     }
     say("meshwire and meshd run, and will after a reboot.");
 
@@ -48,12 +63,20 @@ fn runs_this_host() -> bool {
 }
 
 fn is_installed(unit: &str) -> bool {
-    UNIT_FOLDERS.iter().any(|folder| Path::new(folder).join(unit).exists())
+    UNIT_FOLDERS
+        .iter()
+        .any(|folder| Path::new(folder).join(unit).exists())
 }
 
-#[expect(clippy::disallowed_methods, reason = "systemd's own tool is its interface to enable units")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "systemd's own tool is its interface to enable units"
+)]
 fn systemctl(arguments: &[&str]) -> anyhow::Result<ExitStatus> {
-    Command::new("systemctl").args(arguments).status().context("systemctl cannot be run")
+    Command::new("systemctl")
+        .args(arguments)
+        .status()
+        .context("systemctl cannot be run")
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of the command")]

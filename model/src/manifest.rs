@@ -80,7 +80,7 @@ pub enum Fault {
 pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Vec<ManifestError>> {
     let mut documents = Vec::new();
     let mut errors = Vec::new();
-    for (index, value) in document::split(text).enumerate() {
+    for (index, value) in document::split(text).into_iter().enumerate() {
         let mut position = Position {
             file: file.to_owned(),
             document: index + 1,

@@ -57,7 +57,12 @@ pub(crate) trait View {
 pub(crate) fn check(view: &dyn View, caller: &Caller, write: Write<'_>) -> Result<(), StoreError> {
     match &caller.identity {
         Identity::Admin(_) => admin(view, write),
-        Identity::Node(name) => node::Node { view, name, origin: caller.origin.as_ref() }.check(write),
+        Identity::Node(name) => node::Node {
+            view,
+            name,
+            origin: caller.origin.as_ref(),
+        }
+        .check(write),
     }
 }
 

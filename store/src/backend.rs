@@ -40,11 +40,7 @@ pub trait Store: Send + Sync {
     fn list(&self, kind: Kind) -> BoxFuture<'_, Result<List, StoreError>>;
 
     /// Streams what happens to a kind after a revision.
-    fn watch(
-        &self,
-        kind: Kind,
-        from: Revision,
-    ) -> BoxFuture<'_, Result<WatchStream, StoreError>>;
+    fn watch(&self, kind: Kind, from: Revision) -> BoxFuture<'_, Result<WatchStream, StoreError>>;
 
     /// Returns one object.
     fn get(&self, key: ObjectKey) -> BoxFuture<'_, Result<Object, StoreError>>;

@@ -38,7 +38,11 @@ pub struct Origin {
 impl Caller {
     /// Returns the server itself, or an administrator on its host.
     pub fn local_admin() -> Self {
-        Self { identity: Identity::Admin("local".to_owned()), certificate: None, origin: None }
+        Self {
+            identity: Identity::Admin("local".to_owned()),
+            certificate: None,
+            origin: None,
+        }
     }
 }
 

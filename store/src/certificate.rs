@@ -107,7 +107,9 @@ pub enum CertificateError {
         source: io::Error,
     },
     /// One of certificate and key is there without the other.
-    #[error("{present} is there, {missing} is not: restore it, or move both away to start a new mesh")]
+    #[error(
+        "{present} is there, {missing} is not: restore it, or move both away to start a new mesh"
+    )]
     Half {
         /// The file that is there.
         present: String,
@@ -225,7 +227,11 @@ impl CertificateAuthority {
             .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
         let fingerprint = Sha256::digest(&der).into();
 
-        Ok(Self { issuer: Issuer::from_ca_cert_der(&der, key)?, pem, fingerprint })
+        Ok(Self {
+            issuer: Issuer::from_ca_cert_der(&der, key)?,
+            pem,
+            fingerprint,
+        })
     }
 
     /// Returns the CA's certificate in PEM form.
@@ -279,7 +285,9 @@ impl CertificateAuthority {
         let mut params = lived(CertificateParams::default(), now, SERVER_LIFE)?;
         params.distinguished_name = common_name(SERVER_NAME);
         params.subject_alt_names = vec![SanType::DnsName(SERVER_NAME.try_into()?)];
-        params.subject_alt_names.extend(addresses.into_iter().map(SanType::IpAddress));
+        params
+            .subject_alt_names
+            .extend(addresses.into_iter().map(SanType::IpAddress));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
 
         self.sign(params, key)
@@ -360,7 +368,10 @@ impl CertificateError {
     }
 
     fn half(present: &Path, missing: &Path) -> Self {
-        Self::Half { present: present.display().to_string(), missing: missing.display().to_string() }
+        Self::Half {
+            present: present.display().to_string(),
+            missing: missing.display().to_string(),
+        }
     }
 }
 
@@ -406,7 +417,9 @@ fn lived(
 /// Returns a random positive serial number whose first byte is not zero, so that it has one form.
 fn serial() -> Result<SerialNumber, CertificateError> {
     let mut bytes = [0; 16];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| CertificateError::System("randomness"))?;
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| CertificateError::System("randomness"))?;
     bytes[0] = bytes[0] & 0x7f | 0x40;
 
     Ok(SerialNumber::from_slice(&bytes))
@@ -470,7 +483,13 @@ mod tests {
 
     #[test]
     fn a_uri_of_no_role_or_no_name_is_nobody() {
-        for text in ["meshd:root:n1", "meshd:node:", "meshd:node:A B", "node:n1", "meshd:node"] {
+        for text in [
+            "meshd:root:n1",
+            "meshd:node:",
+            "meshd:node:A B",
+            "node:n1",
+            "meshd:node",
+        ] {
             assert_eq!(identity(text), None, "{text}");
         }
     }

@@ -63,7 +63,9 @@ impl Client {
     /// [`CredentialError`] where a URL, a certificate or the key cannot be used.
     pub fn new(credential: Credential) -> Result<Self, CredentialError> {
         let targets = credential.servers().iter().map(|url| Target::parse(url));
-        let targets = targets.collect::<Result<_, _>>().map_err(CredentialError::Parse)?;
+        let targets = targets
+            .collect::<Result<_, _>>()
+            .map_err(CredentialError::Parse)?;
         let connector = Connector::new(targets, credential.tls()?);
         let channel = connector.channel().map_err(CredentialError::Parse)?;
 
@@ -121,11 +123,14 @@ impl Client {
     /// that family or the local address cannot be bound.
     pub async fn create_from(&self, source: IpAddr, object: Object) -> Result<Object, StoreError> {
         let hello = self.hello().await?;
+        // On the server's own host the address itself comes first: only so can the node claim it.
+        let own = hello.server_addresses.get(&source).copied();
         let family = |address: &IpAddr| address.is_ipv4() == source.is_ipv4();
-        let announced = hello.server_addresses.into_iter().filter(family);
+        let announced = hello.server_addresses.iter().copied().filter(family);
+        let targets = own.into_iter().chain(announced);
         let connector = self.connector.from_source(
             source,
-            announced.map(|address| Target::new(address.to_string(), hello.port)),
+            targets.map(|address| Target::new(address.to_string(), hello.port)),
         );
         let channel = connector.channel().map_err(StoreError::Unavailable)?;
         let object = proto::Object::encode(&object)?;
@@ -185,9 +190,14 @@ impl Store for Client {
         let mut service = self.service.clone();
 
         async move {
-            let request = proto::ListRequest { kind: kind.as_str().to_owned() };
+            let request = proto::ListRequest {
+                kind: kind.as_str().to_owned(),
+            };
             let mut pages = call(service.list(request)).await?;
-            let mut list = List { objects: Vec::new(), revision: Revision::default() };
+            let mut list = List {
+                objects: Vec::new(),
+                revision: Revision::default(),
+            };
             let mut complete = false;
             while let Some(page) = call_plain(pages.message()).await? {
                 for object in &page.objects {
@@ -197,21 +207,23 @@ impl Store for Client {
                 list.revision = Revision(page.revision);
             }
 
-            if complete { Ok(list) } else { Err(StoreError::Unavailable("the list was cut".into())) }
+            if complete {
+                Ok(list)
+            } else {
+                Err(StoreError::Unavailable("the list was cut".into()))
+            }
         }
         .boxed()
     }
 
-    fn watch(
-        &self,
-        kind: Kind,
-        from: Revision,
-    ) -> BoxFuture<'_, Result<WatchStream, StoreError>> {
+    fn watch(&self, kind: Kind, from: Revision) -> BoxFuture<'_, Result<WatchStream, StoreError>> {
         let mut service = self.service.clone();
 
         async move {
-            let request =
-                proto::WatchRequest { kind: kind.as_str().to_owned(), revision: from.0 };
+            let request = proto::WatchRequest {
+                kind: kind.as_str().to_owned(),
+                revision: from.0,
+            };
             let batches = call(service.watch(request)).await?;
             let events = batches
                 .map_err(StoreError::from)
@@ -229,19 +241,34 @@ impl Store for Client {
     fn get(&self, key: ObjectKey) -> BoxFuture<'_, Result<Object, StoreError>> {
         let mut service = self.service.clone();
 
-        async move { call(service.get(proto::ObjectKey::from(&key))).await?.decode() }.boxed()
+        async move {
+            call(service.get(proto::ObjectKey::from(&key)))
+                .await?
+                .decode()
+        }
+        .boxed()
     }
 
     fn create(&self, object: Object) -> BoxFuture<'_, Result<Object, StoreError>> {
         let mut service = self.service.clone();
 
-        async move { call(service.create(proto::Object::encode(&object)?)).await?.decode() }.boxed()
+        async move {
+            call(service.create(proto::Object::encode(&object)?))
+                .await?
+                .decode()
+        }
+        .boxed()
     }
 
     fn update(&self, object: Object) -> BoxFuture<'_, Result<Object, StoreError>> {
         let mut service = self.service.clone();
 
-        async move { call(service.update(proto::Object::encode(&object)?)).await?.decode() }.boxed()
+        async move {
+            call(service.update(proto::Object::encode(&object)?))
+                .await?
+                .decode()
+        }
+        .boxed()
     }
 
     fn patch(
@@ -275,7 +302,9 @@ impl Store for Client {
                 key: Some(proto::ObjectKey::from(&key)),
                 expected_revision: expected.encode(),
             };
-            call(service.delete(request)).await.map(|proto::DeleteReply {}| ())
+            call(service.delete(request))
+                .await
+                .map(|proto::DeleteReply {}| ())
         }
         .boxed()
     }
@@ -353,7 +382,9 @@ async fn call_plain<T>(
 ) -> Result<T, StoreError> {
     let late = |_| StoreError::Unavailable("no answer in 20 s".to_owned());
 
-    Ok(tokio::time::timeout(CALL_TIMEOUT, answer).await.map_err(late)??)
+    Ok(tokio::time::timeout(CALL_TIMEOUT, answer)
+        .await
+        .map_err(late)??)
 }
 
 fn timestamp(seconds: i64) -> Result<Timestamp, StoreError> {

@@ -83,7 +83,10 @@ pub async fn what_was_created_is_read_back(factory: &dyn Factory) {
     let created = subject.store.create(object.clone()).await.unwrap();
 
     assert_eq!(subject.store.get(object.key()).await.unwrap(), created);
-    assert_eq!((&created.body, &created.metadata.labels), (&object.body, &object.metadata.labels));
+    assert_eq!(
+        (&created.body, &created.metadata.labels),
+        (&object.body, &object.metadata.labels)
+    );
     assert_ne!(created.revision(), Revision::default());
     assert!(created.metadata.uid.is_some() && created.metadata.creation_timestamp.is_some());
 }
@@ -111,7 +114,10 @@ pub async fn an_update_needs_the_revision_it_read(factory: &dyn Factory) {
     let subject = factory.subject(Log::Long).await;
     let store = &subject.store;
     let key = service("web", 1).key();
-    assert!(matches!(store.update(service("web", 1)).await, Err(StoreError::Invalid(_))));
+    assert!(matches!(
+        store.update(service("web", 1)).await,
+        Err(StoreError::Invalid(_))
+    ));
     let first = store.create(service("web", 1)).await.unwrap();
 
     let second = store.update(with(first.clone(), 2)).await.unwrap();
@@ -122,7 +128,10 @@ pub async fn an_update_needs_the_revision_it_read(factory: &dyn Factory) {
     assert_eq!(stale, Err(StoreError::Conflict(key.clone())));
     assert_eq!(store.get(key.clone()).await.unwrap(), second);
     store.delete(key.clone(), Precondition::Any).await.unwrap();
-    assert_eq!(store.update(with(second, 4)).await, Err(StoreError::NotFound(key)));
+    assert_eq!(
+        store.update(with(second, 4)).await,
+        Err(StoreError::NotFound(key))
+    );
 }
 
 /// A delete with a precondition removes exactly what was read.
@@ -133,7 +142,10 @@ pub async fn a_delete_needs_the_revision_it_names(factory: &dyn Factory) {
     let (key, old) = (first.key(), Precondition::Revision(first.revision()));
     let second = store.update(with(first, 2)).await.unwrap();
 
-    assert_eq!(store.delete(key.clone(), old).await, Err(StoreError::Conflict(key.clone())));
+    assert_eq!(
+        store.delete(key.clone(), old).await,
+        Err(StoreError::Conflict(key.clone()))
+    );
     assert_eq!(store.get(key.clone()).await.unwrap(), second);
     let now = Precondition::Revision(second.revision());
     store.delete(key.clone(), now).await.unwrap();
@@ -149,13 +161,18 @@ pub async fn a_patch_merges_and_renames_nothing(factory: &dyn Factory) {
     let key = created.key();
 
     let patch = json!({"metadata": {"annotations": {"a.example/b": "c"}}, "spec": {"ports": [2], "n": null}});
-    let patched = store.patch(key.clone(), patch, Precondition::Any).await.unwrap();
+    let patched = store
+        .patch(key.clone(), patch, Precondition::Any)
+        .await
+        .unwrap();
 
     assert_eq!(patched.body["spec"], json!({"ports": [2]}));
     assert_eq!(patched.metadata.annotations["a.example/b"], "c");
     assert_eq!(store.get(key.clone()).await.unwrap(), patched);
     let stale = Precondition::Revision(created.revision());
-    let late = store.patch(key.clone(), json!({"spec": {"n": 9}}), stale).await;
+    let late = store
+        .patch(key.clone(), json!({"spec": {"n": 9}}), stale)
+        .await;
     assert_eq!(late, Err(StoreError::Conflict(key.clone())));
     for rename in [
         json!({"metadata": {"name": "other"}}),
@@ -165,11 +182,18 @@ pub async fn a_patch_merges_and_renames_nothing(factory: &dyn Factory) {
         json!([]),
         json!(null),
     ] {
-        let refused = store.patch(key.clone(), rename.clone(), Precondition::Any).await;
-        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{rename}: {refused:?}");
+        let refused = store
+            .patch(key.clone(), rename.clone(), Precondition::Any)
+            .await;
+        assert!(
+            matches!(refused, Err(StoreError::Invalid(_))),
+            "{rename}: {refused:?}"
+        );
     }
     let missing = ObjectKey::namespaced(Kind::Service, "default", "none");
-    let refused = store.patch(missing.clone(), json!({}), Precondition::Any).await;
+    let refused = store
+        .patch(missing.clone(), json!({}), Precondition::Any)
+        .await;
     assert_eq!(refused, Err(StoreError::NotFound(missing)));
 }
 
@@ -180,7 +204,10 @@ pub async fn a_patch_that_changes_nothing_writes_nothing(factory: &dyn Factory) 
     let created = store.create(service("web", 1)).await.unwrap();
 
     let patch = json!({"spec": {"n": 1}, "metadata": {"uid": "mine", "resourceVersion": "9"}});
-    let patched = store.patch(created.key(), patch, Precondition::Any).await.unwrap();
+    let patched = store
+        .patch(created.key(), patch, Precondition::Any)
+        .await
+        .unwrap();
 
     assert_eq!(patched, created);
 }
@@ -189,7 +216,11 @@ pub async fn a_patch_that_changes_nothing_writes_nothing(factory: &dyn Factory) 
 pub async fn a_malformed_object_is_refused_whole(factory: &dyn Factory) {
     let subject = factory.subject(Log::Long).await;
     let store = &subject.store;
-    let mut bad = vec![service("Upper", 1), service("", 1), service(&"a".repeat(254), 1)];
+    let mut bad = vec![
+        service("Upper", 1),
+        service("", 1),
+        service(&"a".repeat(254), 1),
+    ];
     let mut nowhere = service("web", 1);
     nowhere.metadata.namespace = None;
     let mut version = service("web", 1);
@@ -197,13 +228,20 @@ pub async fn a_malformed_object_is_refused_whole(factory: &dyn Factory) {
     bad.extend([nowhere, version]);
     for object in bad {
         let refused = store.create(object.clone()).await;
-        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{object:?}: {refused:?}");
+        assert!(
+            matches!(refused, Err(StoreError::Invalid(_))),
+            "{object:?}: {refused:?}"
+        );
     }
     let mut huge = service("web", 1);
-    huge.body.insert("spec".into(), json!({"blob": "x".repeat(300 * 1024)}));
+    huge.body
+        .insert("spec".into(), json!({"blob": "x".repeat(300 * 1024)}));
     let refused = store.create(huge).await;
     assert!(
-        matches!(refused, Err(StoreError::TooLarge { .. } | StoreError::Invalid(_))),
+        matches!(
+            refused,
+            Err(StoreError::TooLarge { .. } | StoreError::Invalid(_))
+        ),
         "{refused:?}"
     );
 
@@ -221,14 +259,23 @@ pub async fn a_watch_tells_what_happened_after_its_list_in_order(factory: &dyn F
 
     let mut expected = Vec::new();
     for number in 0..50 {
-        let created = store.create(service(&format!("s{number}"), number)).await.unwrap();
+        let created = store
+            .create(service(&format!("s{number}"), number))
+            .await
+            .unwrap();
         expected.push(WatchEvent::Applied(created.clone()));
         let updated = store.update(with(created, number + 100)).await.unwrap();
         expected.push(WatchEvent::Applied(updated.clone()));
         if number % 2 == 0 {
-            store.delete(updated.key(), Precondition::Any).await.unwrap();
+            store
+                .delete(updated.key(), Precondition::Any)
+                .await
+                .unwrap();
             let revision = Revision::default();
-            expected.push(WatchEvent::Deleted { key: updated.key(), revision });
+            expected.push(WatchEvent::Deleted {
+                key: updated.key(),
+                revision,
+            });
         }
     }
 
@@ -252,7 +299,10 @@ pub async fn a_watch_hears_nothing_of_other_kinds(factory: &dyn Factory) {
     store.create(namespace("shop")).await.unwrap();
     let service = store.create(service("web", 1)).await.unwrap();
 
-    assert_eq!(next(&mut watch).await.unwrap(), WatchEvent::Applied(service));
+    assert_eq!(
+        next(&mut watch).await.unwrap(),
+        WatchEvent::Applied(service)
+    );
 }
 
 /// Every event's revision is one to go on from.
@@ -261,7 +311,10 @@ pub async fn a_watch_from_the_past_replays_it_without_a_gap(factory: &dyn Factor
     let store = &subject.store;
     let start = store.list(Kind::Service).await.unwrap().revision;
     for number in 0..300 {
-        store.create(service(&format!("s{number}"), number)).await.unwrap();
+        store
+            .create(service(&format!("s{number}"), number))
+            .await
+            .unwrap();
     }
     let mut watch = store.watch(Kind::Service, start.clone()).await.unwrap();
     let mut events = Vec::new();
@@ -288,13 +341,21 @@ pub async fn a_past_that_is_forgotten_says_list_again(factory: &dyn Factory) {
         object = store.update(with(object, number)).await.unwrap();
     }
 
-    for from in [start, Revision("nonsense".into()), Revision("999999999".into())] {
+    for from in [
+        start,
+        Revision("nonsense".into()),
+        Revision("999999999".into()),
+    ] {
         let watch = store.watch(Kind::Service, from.clone()).await;
         let first = match watch {
             Ok(mut watch) => next(&mut watch).await,
             Err(error) => Err(error),
         };
-        assert_eq!(first, Err(StoreError::Compacted(Kind::Service)), "from {from:?}");
+        assert_eq!(
+            first,
+            Err(StoreError::Compacted(Kind::Service)),
+            "from {from:?}"
+        );
     }
     let list = store.list(Kind::Service).await.unwrap();
     assert_eq!(list.objects, [object.clone()]);
@@ -322,7 +383,10 @@ pub async fn concurrent_updates_lose_nothing(factory: &dyn Factory) {
         writer.await.unwrap();
     }
 
-    assert_eq!(number(&subject.store.get(key).await.unwrap()), WRITERS * EACH);
+    assert_eq!(
+        number(&subject.store.get(key).await.unwrap()),
+        WRITERS * EACH
+    );
 }
 
 /// Two objects that are only ever written one after the other are never seen the wrong way round.
@@ -340,7 +404,9 @@ pub async fn a_list_is_one_moment(factory: &dyn Factory) {
 
     while !writer.is_finished() {
         let list = subject.store.list(Kind::Service).await.unwrap();
-        let [a, b] = &list.objects[..] else { panic!("{list:?}") };
+        let [a, b] = &list.objects[..] else {
+            panic!("{list:?}")
+        };
         let ahead = number(a) - number(b);
         assert!((0..=1).contains(&ahead), "{} and {}", number(a), number(b));
     }
@@ -358,13 +424,22 @@ pub async fn followers_converge_whatever_the_order_between_kinds(factory: &dyn F
     }
     for number in 0..60 {
         let store = &subject.store;
-        store.create(namespace(&format!("n{number}"))).await.unwrap();
-        store.create(service(&format!("s{number}"), number)).await.unwrap();
+        store
+            .create(namespace(&format!("n{number}")))
+            .await
+            .unwrap();
+        store
+            .create(service(&format!("s{number}"), number))
+            .await
+            .unwrap();
         let mut account = service(&format!("a{number}"), number);
         account.kind = Kind::ServiceAccount;
         let account = store.create(account).await.unwrap();
         if number % 3 == 0 {
-            store.delete(account.key(), Precondition::Any).await.unwrap();
+            store
+                .delete(account.key(), Precondition::Any)
+                .await
+                .unwrap();
         }
     }
     let mut expected = BTreeMap::new();
@@ -394,7 +469,10 @@ pub async fn a_follower_that_missed_the_log_hears_of_deletions(factory: &dyn Fac
     let subject = factory.subject(Log::Short).await;
     let store = &subject.store;
     for number in 0..20 {
-        store.create(service(&format!("s{number}"), number)).await.unwrap();
+        store
+            .create(service(&format!("s{number}"), number))
+            .await
+            .unwrap();
     }
     let blocked = shuffled::Blocked::new(Arc::clone(store));
     let gate = blocked.gate();
@@ -407,7 +485,10 @@ pub async fn a_follower_that_missed_the_log_hears_of_deletions(factory: &dyn Fac
     for number in 0..20 {
         let key = service(&format!("s{number}"), number).key();
         store.delete(key, Precondition::Any).await.unwrap();
-        store.create(service(&format!("t{number}"), number)).await.unwrap();
+        store
+            .create(service(&format!("t{number}"), number))
+            .await
+            .unwrap();
     }
     gate.open();
 
@@ -447,7 +528,10 @@ async fn add_one(store: &dyn Store, key: &ObjectKey) {
 async fn next(watch: &mut WatchStream) -> Result<WatchEvent, StoreError> {
     loop {
         let event = tokio::time::timeout(DEADLINE, watch.next()).await;
-        match event.expect("an event in time").expect("a watch does not end by itself") {
+        match event
+            .expect("an event in time")
+            .expect("a watch does not end by itself")
+        {
             Ok(WatchEvent::Bookmark(_)) => {}
             event => return event,
         }
@@ -472,5 +556,7 @@ fn with(mut object: Object, number: i64) -> Object {
 }
 
 fn number(object: &Object) -> i64 {
-    object.body["spec"]["n"].as_i64().expect("the contract's own objects have a number")
+    object.body["spec"]["n"]
+        .as_i64()
+        .expect("the contract's own objects have a number")
 }

@@ -108,7 +108,13 @@ impl Credential {
         key: Zeroizing<String>,
     ) -> Result<Self, CredentialError> {
         let leaf = Leaf::parse(&first_certificate(&certificate, "certificate")?)?;
-        let credential = Self { servers, ca, certificate, key, leaf };
+        let credential = Self {
+            servers,
+            ca,
+            certificate,
+            key,
+            leaf,
+        };
         credential.tls()?;
 
         Ok(credential)
@@ -142,7 +148,9 @@ impl Credential {
             return Err(CredentialError::Parse(expected));
         }
         if file.servers.is_empty() {
-            return Err(CredentialError::Parse("servers: expected at least one URL".to_owned()));
+            return Err(CredentialError::Parse(
+                "servers: expected at least one URL".to_owned(),
+            ));
         }
 
         Self::new(file.servers, file.ca, file.certificate, file.key)
@@ -189,7 +197,10 @@ impl Credential {
     ///
     /// [`CredentialError::Write`].
     pub fn install(&self, path: &Path) -> Result<Installed, CredentialError> {
-        let failed = |source| CredentialError::Write { path: path.display().to_string(), source };
+        let failed = |source| CredentialError::Write {
+            path: path.display().to_string(),
+            source,
+        };
         if fs::exists(path).map_err(failed)? {
             let same = Self::load(path).is_ok_and(|other| other.ca == self.ca);
             if !same {
@@ -225,7 +236,9 @@ impl Credential {
 
     /// Returns the mesh it belongs to: the lower-case hex SHA-256 of the CA certificate.
     pub fn mesh(&self) -> Result<String, CredentialError> {
-        Ok(hex::encode(Sha256::digest(first_certificate(&self.ca, "ca")?)))
+        Ok(hex::encode(Sha256::digest(first_certificate(
+            &self.ca, "ca",
+        )?)))
     }
 
     /// Returns the certificate's serial number, lower-case hex.
@@ -243,8 +256,12 @@ impl Credential {
         let mut roots = RootCertStore::empty();
         roots.add(first_certificate(&self.ca, "ca")?)?;
         let chain = vec![first_certificate(&self.certificate, "certificate")?];
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
-            .map_err(|_| CredentialError::Pem { field: "key", expected: "private key" })?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| {
+            CredentialError::Pem {
+                field: "key",
+                expected: "private key",
+            }
+        })?;
         let mut config = ClientConfig::builder_with_provider(crate::certificate::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
@@ -259,8 +276,10 @@ fn first_certificate(
     pem: &str,
     field: &'static str,
 ) -> Result<CertificateDer<'static>, CredentialError> {
-    CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|_| CredentialError::Pem { field, expected: "certificate" })
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| CredentialError::Pem {
+        field,
+        expected: "certificate",
+    })
 }
 
 #[cfg(test)]

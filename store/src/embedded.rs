@@ -25,17 +25,17 @@ use model::{Kind, Object, ObjectKey, Revision};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
+use self::{feed::Feeds, reader::Readers, writer::Writer};
 pub(crate) use self::{
     feed::{Committed, Follow},
     member::Admission,
     reader::Page,
     shape::OBJECT_MAX,
 };
-use self::{feed::Feeds, reader::Readers, writer::Writer};
 use crate::{
     Caller, StoreError,
     backend::{List, Precondition, Store, WatchStream},
-    file::create_private_directory,
+    file::{create_private_directory, touch_private},
 };
 
 /// A store in a file. Clones share it; the file is closed when the last of them is dropped.
@@ -66,8 +66,8 @@ pub struct Options {
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Its directory cannot be made.
-    #[error("cannot make the store's directory")]
+    /// Its directory or its file cannot be made.
+    #[error("cannot make the store's file")]
     Directory(#[source] io::Error),
     /// SQLite refused.
     #[error("cannot open the store's database")]
@@ -90,7 +90,10 @@ pub enum OpenError {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log_changes: 50_000, log_bytes: 64 * 1024 * 1024 }
+        Self {
+            log_changes: 50_000,
+            log_bytes: 64 * 1024 * 1024,
+        }
     }
 }
 
@@ -103,18 +106,28 @@ impl Embedded {
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let directory = path.parent().unwrap_or(Path::new("."));
         create_private_directory(directory).map_err(OpenError::Directory)?;
+        // SQLite gives its other files the mode of this one.
+        touch_private(path).map_err(OpenError::Directory)?;
         let connection = schema::open_writer(path)?;
         let readers = Readers::open(path)?;
         let feeds = Arc::new(Feeds::new());
         let (revoke, revocations) = watch::channel(0);
         let writer = Writer::start(connection, options, Arc::clone(&feeds), revoke)?;
 
-        Ok(Self { writer, readers, feeds, revocations })
+        Ok(Self {
+            writer,
+            readers,
+            feeds,
+            revocations,
+        })
     }
 
     /// Returns the store on behalf of a caller.
     pub fn session(&self, caller: Caller) -> Session {
-        Session { store: self.clone(), caller: Arc::new(caller) }
+        Session {
+            store: self.clone(),
+            caller: Arc::new(caller),
+        }
     }
 
     /// Streams a kind in pages, all of one moment.
@@ -140,7 +153,10 @@ impl Store for Session {
     fn list(&self, kind: Kind) -> BoxFuture<'_, Result<List, StoreError>> {
         async move {
             let mut pages = self.store.pages(kind);
-            let mut list = List { objects: Vec::new(), revision: Revision::default() };
+            let mut list = List {
+                objects: Vec::new(),
+                revision: Revision::default(),
+            };
             while let Some(page) = pages.recv().await {
                 let page = page?;
                 for json in &page.objects {
@@ -157,11 +173,7 @@ impl Store for Session {
         .boxed()
     }
 
-    fn watch(
-        &self,
-        kind: Kind,
-        from: Revision,
-    ) -> BoxFuture<'_, Result<WatchStream, StoreError>> {
+    fn watch(&self, kind: Kind, from: Revision) -> BoxFuture<'_, Result<WatchStream, StoreError>> {
         let follow = self.store.follow(kind, &from);
 
         async move {
@@ -188,13 +200,19 @@ impl Store for Session {
     fn create(&self, object: Object) -> BoxFuture<'_, Result<Object, StoreError>> {
         let caller = Arc::clone(&self.caller);
 
-        self.store.writer.write(move |writing| write::create(writing, &caller, object)).boxed()
+        self.store
+            .writer
+            .write(move |writing| write::create(writing, &caller, object))
+            .boxed()
     }
 
     fn update(&self, object: Object) -> BoxFuture<'_, Result<Object, StoreError>> {
         let caller = Arc::clone(&self.caller);
 
-        self.store.writer.write(move |writing| write::update(writing, &caller, object)).boxed()
+        self.store
+            .writer
+            .write(move |writing| write::update(writing, &caller, object))
+            .boxed()
     }
 
     fn patch(

@@ -102,6 +102,7 @@ pub async fn enrol(enrolment: Enrolment<'_>, now: Timestamp) -> Result<Credentia
         .and_then(|key| key.signing_request())
         .map_err(|error| EnrolError::Key(error.to_string()))?;
     let target = Target::parse(enrolment.server).map_err(EnrolError::Url)?;
+    let reached = target.url();
     let channel = Connector::new(vec![target], pinned(*enrolment.token.fingerprint()))
         .channel()
         .map_err(EnrolError::Url)?;
@@ -117,10 +118,9 @@ pub async fn enrol(enrolment: Enrolment<'_>, now: Timestamp) -> Result<Credentia
         .map_err(|status| refusal(enrolment.server, status.into()))?
         .into_inner();
 
-    let mut servers = vec![enrolment.server.to_owned()];
-    servers.extend(reply.servers.into_iter().filter(|url| url != enrolment.server));
-    let credential =
-        Credential::new(servers, reply.ca, reply.certificate, enrolment.key.clone())?;
+    let mut servers = vec![reached.clone()];
+    servers.extend(reply.servers.into_iter().filter(|url| *url != reached));
+    let credential = Credential::new(servers, reply.ca, reply.certificate, enrolment.key.clone())?;
     check_clock(&credential, reply.time, now)?;
 
     Ok(credential)
@@ -137,7 +137,10 @@ fn refusal(server: &str, error: StoreError) -> EnrolError {
         return EnrolError::ClockSkew(reason);
     }
 
-    EnrolError::Unreachable { server: server.to_owned(), reason }
+    EnrolError::Unreachable {
+        server: server.to_owned(),
+        reason,
+    }
 }
 
 fn check_clock(credential: &Credential, theirs: i64, now: Timestamp) -> Result<(), EnrolError> {
@@ -147,7 +150,9 @@ fn check_clock(credential: &Credential, theirs: i64, now: Timestamp) -> Result<(
     }
     let seconds = now.as_second().saturating_sub(theirs);
 
-    Err(EnrolError::ClockSkew(format!("this host's clock is {seconds} s ahead of the server's")))
+    Err(EnrolError::ClockSkew(format!(
+        "this host's clock is {seconds} s ahead of the server's"
+    )))
 }
 
 /// The field that the server names when a token needs a name beside it.
@@ -172,7 +177,10 @@ impl crate::server::tests::Served {
 /// Returns a TLS client that takes only the CA of this fingerprint, and shows no certificate.
 fn pinned(fingerprint: [u8; 32]) -> Arc<ClientConfig> {
     let provider = provider();
-    let verifier = PinnedAuthority { fingerprint, provider: Arc::clone(&provider) };
+    let verifier = PinnedAuthority {
+        fingerprint,
+        provider: Arc::clone(&provider),
+    };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has the suites of TLS 1.3")
@@ -238,6 +246,8 @@ impl ServerCertVerifier for PinnedAuthority {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -116,7 +116,10 @@ impl fmt::Display for Denial {
 impl StoreError {
     /// Refuses a write by a rule, in words.
     pub(crate) fn denied(reason: Denial, message: impl Into<String>) -> Self {
-        Self::Forbidden { reason, message: message.into() }
+        Self::Forbidden {
+            reason,
+            message: message.into(),
+        }
     }
 
     /// Says what is wrong with a field.

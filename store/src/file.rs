@@ -20,7 +20,11 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     name.push(format!(".{}.new", std::process::id()));
     let temporary = directory.join(name);
     discard(&temporary)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
         discard(&temporary)?;
@@ -32,15 +36,33 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Creates a directory, with its parents, that only its owner enters.
 pub(crate) fn create_private_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+/// Makes an empty file with mode 0600 where there is none.
+pub(crate) fn touch_private(path: &Path) -> io::Result<()> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
 }
 
 /// Reads a text of at most `limit` bytes.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
+    File::open(path)?
+        .take(limit + 1)
+        .read_to_string(&mut text)?;
     if text.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than any valid one"));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "longer than any valid one",
+        ));
     }
 
     Ok(text)
@@ -68,7 +90,14 @@ mod tests {
         write_private(&path, b"2").unwrap();
 
         assert_eq!(fs::read(&path).unwrap(), b"2");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "nothing else is left"
+        );
     }
 }

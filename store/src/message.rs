@@ -37,16 +37,22 @@ impl TryFrom<proto::ObjectKey> for ObjectKey {
     fn try_from(key: proto::ObjectKey) -> Result<Self, StoreError> {
         let namespace = (!key.namespace.is_empty()).then_some(key.namespace);
 
-        Ok(Self { kind: parse_kind(&key.kind)?, namespace, name: key.name })
+        Ok(Self {
+            kind: parse_kind(&key.kind)?,
+            namespace,
+            name: key.name,
+        })
     }
 }
 
 impl proto::Object {
     pub(crate) fn encode(object: &Object) -> Result<Self, StoreError> {
-        let json = serde_json::to_vec(object)
-            .map_err(|error| StoreError::Internal(error.to_string()))?;
+        let json =
+            serde_json::to_vec(object).map_err(|error| StoreError::Internal(error.to_string()))?;
 
-        Ok(Self { json: Bytes::from(json) })
+        Ok(Self {
+            json: Bytes::from(json),
+        })
     }
 
     pub(crate) fn decode(&self) -> Result<Object, StoreError> {
@@ -67,7 +73,10 @@ impl TryFrom<proto::WatchEvent> for WatchEvent {
 
         Ok(match change {
             Change::Applied(object) => Self::Applied(object.decode()?),
-            Change::Deleted(key) => Self::Deleted { key: key.try_into()?, revision },
+            Change::Deleted(key) => Self::Deleted {
+                key: key.try_into()?,
+                revision,
+            },
             Change::Bookmark(proto::Bookmark {}) => Self::Bookmark(revision),
         })
     }
@@ -75,7 +84,8 @@ impl TryFrom<proto::WatchEvent> for WatchEvent {
 
 /// Reads a kind's name.
 pub(crate) fn parse_kind(text: &str) -> Result<Kind, StoreError> {
-    text.parse().map_err(|error| StoreError::invalid("kind", format!("{error}")))
+    text.parse()
+        .map_err(|error| StoreError::invalid("kind", format!("{error}")))
 }
 
 impl From<StoreError> for Status {
@@ -111,9 +121,10 @@ impl From<Status> for StoreError {
             | Code::Cancelled
             | Code::Unknown
             | Code::Aborted => Self::Unavailable(text),
-            Code::ResourceExhausted => {
-                Self::TooMany { what: format!("at once ({text})"), limit: 0 }
-            }
+            Code::ResourceExhausted => Self::TooMany {
+                what: format!("at once ({text})"),
+                limit: 0,
+            },
             Code::Ok
             | Code::InvalidArgument
             | Code::NotFound

@@ -24,7 +24,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use self::limit::Counters;
@@ -40,6 +44,9 @@ const ACCEPTED: usize = 64;
 
 /// How often the server looks whether its own certificate is still right.
 const CERTIFICATE_CHECK: Duration = Duration::from_mins(10);
+
+/// How long calls may go on after the server was told to stop; watches never end by themselves.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Largest request, in bytes: an object, and room for its frame.
 const REQUEST_MAX: usize = crate::embedded::OBJECT_MAX + 64 * 1024;
@@ -118,7 +125,10 @@ impl Server {
         let store = Embedded::open(&options.data.join("store.db"), options.store)?;
         let authority = CertificateAuthority::open(&options.data, now)?;
         let listener = TcpListener::bind(options.listen).await;
-        let wrong = |source| ServeError::Listen { address: options.listen, source };
+        let wrong = |source| ServeError::Listen {
+            address: options.listen,
+            source,
+        };
         let listener = listener.map_err(wrong)?;
         let address = listener.local_addr().map_err(wrong)?;
         let context = Arc::new(Context {
@@ -133,7 +143,11 @@ impl Server {
         let admin = options.data.join("admin.yaml");
         context.write_admin(&admin, now).await?;
 
-        Ok(Self { listener, context, admin })
+        Ok(Self {
+            listener,
+            context,
+            admin,
+        })
     }
 
     /// Returns where it listens.
@@ -166,23 +180,36 @@ impl Server {
         let gate = Gate::new(Arc::clone(&self.context))?;
         let tasks = [
             tokio::spawn(gate.clone().accept(self.listener, accepted)),
-            tokio::spawn(gate.cut_revoked()),
+            tokio::spawn(gate.clone().cut_revoked()),
             tokio::spawn(Arc::clone(&self.context).keep_certificate()),
         ];
+        let (stopping, stopped) = oneshot::channel();
+        let stop = async move {
+            stop.await;
+            if stopping.send(()).is_err() {
+                tracing::debug!("the server had stopped by itself");
+            }
+        };
+        let cut = async move {
+            if stopped.await.is_ok() {
+                sleep(GRACE).await;
+                gate.cut_all();
+            }
+        };
         let service = Service::new(Arc::clone(&self.context));
         let store = proto::store_server::StoreServer::new(service.clone())
             .max_decoding_message_size(REQUEST_MAX);
         let join = proto::join_server::JoinServer::new(service)
             .max_decoding_message_size(limit::ENROL_REQUEST_MAX);
-        let served = tonic::transport::Server::builder()
+        let serving = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(limit::KEEPALIVE))
             .http2_keepalive_timeout(Some(limit::KEEPALIVE))
             .max_concurrent_streams(limit::STREAMS)
             .http2_max_header_list_size(limit::HEADERS_MAX)
             .add_service(store)
             .add_service(join)
-            .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop)
-            .await;
+            .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop);
+        let (served, ()) = tokio::join!(serving, cut);
         for task in tasks {
             task.abort();
         }
@@ -260,7 +287,10 @@ impl Context {
         let key = PrivateKey::generate().map_err(CertificateError::from)?;
         let signed = self.authority.sign_client(&identity, &key, now)?;
         let certificate = signed.pem.clone();
-        self.store.note_certificate(identity, signed).await.map_err(ServeError::Note)?;
+        self.store
+            .note_certificate(identity, signed)
+            .await
+            .map_err(ServeError::Note)?;
         let ca = self.authority.pem().to_owned();
         Credential::new(urls, ca, certificate, key.reveal())?.save(path)?;
 

@@ -69,7 +69,11 @@ impl Token {
         let mut secret = Zeroizing::new([0; 32]);
         random.fill(secret.as_mut())?;
 
-        Ok(Self { id: hex::encode(id), secret, fingerprint })
+        Ok(Self {
+            id: hex::encode(id),
+            secret,
+            fingerprint,
+        })
     }
 
     /// Returns its public part.
@@ -156,7 +160,10 @@ mod tests {
 
     #[test]
     fn two_tokens_are_never_alike() {
-        let [a, b] = [Token::generate([7; 32]).unwrap(), Token::generate([7; 32]).unwrap()];
+        let [a, b] = [
+            Token::generate([7; 32]).unwrap(),
+            Token::generate([7; 32]).unwrap(),
+        ];
 
         assert_ne!(a.id(), b.id());
         assert_ne!(a.hash(), b.hash());

@@ -1,6 +1,6 @@
-//! What happens to our network interface: up, down, another MTU, gone.
+//! What happens to our network interface: up, down, another MTU, gone; and which others can be used.
 //!
-//! A netlink socket that listens to the kernel's link notifications and tells those about one interface. Messages
+//! A netlink socket that listens to the kernel's link notifications. Messages
 //! are read as bytes: `nlmsghdr` (`linux/netlink.h`), `ifinfomsg` and its attributes (`linux/rtnetlink.h`).
 
 use std::io;
@@ -22,17 +22,22 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const IFLA_MTU: u16 = 4;
 const IFF_UP: u32 = 1;
+const IFF_RUNNING: u32 = 0x40;
 
-/// A fact about the interface.
+/// A fact about an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It is there, administratively up or not, with an MTU in bytes.
+    /// Ours is there, administratively up or not, with an MTU in bytes.
     Is { up: bool, mtu: u32 },
-    /// It was deleted, or moved to another namespace.
+    /// Ours was deleted, or moved to another namespace.
     Gone,
+    /// Another one is there, and can carry packets or not.
+    Other { index: u32, usable: bool },
+    /// Another one was deleted.
+    OtherGone { index: u32 },
 }
 
-/// Listens for one interface.
+/// Listens on behalf of one interface.
 pub(crate) struct Monitor {
     socket: OwnedFd,
     index: u32,
@@ -94,7 +99,7 @@ impl AsFd for Monitor {
     }
 }
 
-/// The changes of interface `index` that the netlink messages in `bytes` tell.
+/// The changes that the netlink messages in `bytes` tell, to one whose interface is `index`.
 fn changes(mut bytes: &[u8], index: u32) -> impl Iterator<Item = Change> {
     std::iter::from_fn(move || {
         loop {
@@ -121,15 +126,21 @@ fn decode(message: &[u8], index: u32) -> Option<Change> {
     }
     let link = message.get(HEADER..)?;
     // A family of its own marks what a bridge says about its ports.
-    if link.len() < LINK || link[0] != 0 || word(link, 4)? != index {
+    if link.len() < LINK || link[0] != 0 {
         return None;
     }
+    let (about, flags) = (word(link, 4)?, word(link, 8)?);
     match kind {
-        RTM_NEWLINK => Some(Change::Is {
-            up: word(link, 8)? & IFF_UP != 0,
+        RTM_NEWLINK if about == index => Some(Change::Is {
+            up: flags & IFF_UP != 0,
             mtu: attribute(&link[LINK..], IFLA_MTU)?,
         }),
-        RTM_DELLINK => Some(Change::Gone),
+        RTM_DELLINK if about == index => Some(Change::Gone),
+        RTM_NEWLINK => Some(Change::Other {
+            index: about,
+            usable: flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
+        }),
+        RTM_DELLINK => Some(Change::OtherGone { index: about }),
         _ => None,
     }
 }
@@ -179,26 +190,35 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_interface_is_heard() {
-        let mut bytes = message(RTM_NEWLINK, 5, IFF_UP, 1500);
+    fn our_own_interface_is_told_from_others() {
+        let mut bytes = message(RTM_NEWLINK, 5, IFF_UP | IFF_RUNNING, 1500);
         bytes.extend(message(RTM_NEWLINK, 7, IFF_UP, 1420));
+        bytes.extend(message(RTM_NEWLINK, 5, IFF_UP, 1500));
         bytes.extend(message(RTM_NEWLINK, 7, 0, 1280));
         bytes.extend(message(RTM_DELLINK, 5, 0, 1500));
         bytes.extend(message(RTM_DELLINK, 7, 0, 1280));
-        assert_eq!(
-            changes(&bytes, 7).collect::<Vec<_>>(),
-            [
-                Change::Is {
-                    up: true,
-                    mtu: 1420
-                },
-                Change::Is {
-                    up: false,
-                    mtu: 1280
-                },
-                Change::Gone
-            ]
-        );
+        let index = 5;
+        let mut expected = vec![Change::Other {
+            index,
+            usable: true,
+        }];
+        expected.extend([
+            Change::Is {
+                up: true,
+                mtu: 1420,
+            },
+            Change::Other {
+                index,
+                usable: false,
+            },
+            Change::Is {
+                up: false,
+                mtu: 1280,
+            },
+            Change::OtherGone { index },
+            Change::Gone,
+        ]);
+        assert_eq!(changes(&bytes, 7).collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -207,6 +227,7 @@ mod tests {
         let mut heard = Vec::new();
         while heard.is_empty() {
             monitor.drain(|change| heard.push(change)).unwrap();
+            heard.retain(|change| matches!(change, Change::Is { .. } | Change::Gone));
         }
         assert!(
             matches!(heard[0], Change::Is { mtu: 65_536, .. }),
@@ -220,6 +241,7 @@ mod tests {
         let mut heard = Vec::new();
         while heard.is_empty() {
             monitor.drain(|change| heard.push(change)).unwrap();
+            heard.retain(|change| matches!(change, Change::Is { .. } | Change::Gone));
         }
         assert_eq!(heard, [Change::Gone]);
     }

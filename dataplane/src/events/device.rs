@@ -31,8 +31,8 @@ pub(super) struct DeviceWatch {
     events: Option<Events>,
     tried: Option<Instant>,
     next_look: Instant,
-    /// The pass after which the devices were last known to be right, and how they looked.
-    baseline: Option<(u64, BTreeMap<InterfaceName, Look>)>,
+    /// How the devices looked last.
+    looked: Option<BTreeMap<InterfaceName, Look>>,
     /// The last handshake of each peer that was told of.
     told: BTreeMap<(InterfaceName, PublicKey), Duration>,
     handshakes: BTreeSet<(InterfaceName, PublicKey)>,
@@ -56,7 +56,7 @@ impl DeviceWatch {
             events: None,
             tried: None,
             next_look: Instant::now(),
-            baseline: None,
+            looked: None,
             told: BTreeMap::new(),
             handshakes: BTreeSet::new(),
             drift: BTreeSet::new(),
@@ -75,7 +75,7 @@ impl DeviceWatch {
     ) -> Option<BTreeMap<InterfaceName, Look>> {
         if devices.is_empty() {
             self.events = None;
-            self.baseline = None;
+            self.looked = None;
             return None;
         }
         self.listen();
@@ -96,25 +96,33 @@ impl DeviceWatch {
         Some(looks)
     }
 
-    /// Compares a look with the last one after the same pass: nobody but a pass may change a device.
+    /// Compares a look with the last one. Whoever changed the devices, a pass or somebody else, the
+    /// next pass looks for itself; where it finds nothing to do, the look after it is the same.
     pub(super) fn judge(
         &mut self,
         looks: Option<BTreeMap<InterfaceName, Look>>,
-        epoch: Option<u64>,
     ) -> BTreeSet<Component> {
         let mut drift = std::mem::take(&mut self.drift);
-        if let (Some(looks), Some(epoch)) = (looks, epoch) {
-            match &self.baseline {
-                Some((known, before)) if *known == epoch => {
-                    if *before != looks {
-                        drift.extend([Component::Tunnels, Component::Peers]);
-                    }
-                }
-                Some(_) | None => self.baseline = Some((epoch, looks)),
-            }
+        if looks.is_some() && looks != self.looked {
+            drift.extend([Component::Tunnels, Component::Peers]);
+            self.looked = looks;
         }
 
         drift
+    }
+
+    /// Returns the devices that the tunnel service has; none where it is away.
+    pub(super) fn service_devices(&self) -> BTreeSet<InterfaceName> {
+        match Client::connect(&self.supervisor).and_then(|mut client| client.list()) {
+            Ok(devices) => devices
+                .into_iter()
+                .filter_map(|each| each.name.parse().ok())
+                .collect(),
+            Err(error) => {
+                tracing::debug!(%error, "The tunnel service is away");
+                BTreeSet::new()
+            }
+        }
     }
 
     pub(super) fn take_handshakes(&mut self) -> BTreeSet<(InterfaceName, PublicKey)> {

@@ -1,6 +1,7 @@
 //! What others do to the machine is heard, told, and undone within a second.
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -8,7 +9,7 @@ use std::{
 
 use dataplane::{Dataplane, KernelEvent, Ownership};
 use model::{
-    Plan,
+    InterfaceName, Plan,
     event::{Link, LinkKind},
 };
 use tokio::sync::mpsc::{Receiver, error::TryRecvError};
@@ -159,7 +160,7 @@ fn the_underlay_is_told_at_the_start_and_at_each_change() {
         ip("addr add 192.0.2.1/24 dev eth0");
 
         let mut underlay = None;
-        let is_right = |underlay: &Option<std::collections::BTreeMap<_, Link>>| {
+        let is_right = |underlay: &Option<BTreeMap<_, Link>>| {
             underlay.as_ref().is_some_and(|links| {
                 links.get(&"eth0".parse().unwrap())
                     == Some(&Link {
@@ -188,6 +189,51 @@ fn the_underlay_is_told_at_the_start_and_at_each_change() {
             matches!(events.try_recv(), Ok(KernelEvent::Underlay(links))
                 if !links[&"eth0".parse().unwrap()].up)
         });
+    });
+}
+
+#[test]
+fn a_tunnel_of_any_name_is_never_taken_for_underlay_by_a_restarted_agent() {
+    alone_with_wireguard(|| {
+        let (service, inside) = (Service::start(), Namespace::new());
+        let mut plan = everything(&inside);
+        dataplane(Some(&service)).apply(&mut plan, at(0));
+
+        let mut events = dataplane(Some(&service)).events().unwrap();
+        let mut first = None;
+        eventually("the underlay", || {
+            first = events.try_recv().ok();
+            first.is_some()
+        });
+
+        let Some(KernelEvent::Underlay(links)) = first else {
+            panic!("{first:?}")
+        };
+        assert_eq!(links[&"wg.cali".parse().unwrap()].kind, LinkKind::Tunnel);
+    });
+}
+
+#[test]
+fn a_device_of_the_plan_is_a_tunnel_from_its_first_moment() {
+    alone_with_wireguard(|| {
+        let (service, inside) = (Service::start(), Namespace::new());
+        let mut agent = Agent::new(dataplane(Some(&service)), Plan::default());
+        agent.settle();
+
+        agent.plan = everything(&inside);
+        agent.pass();
+        agent.settle();
+
+        let kinds: Vec<_> = agent
+            .underlays
+            .iter()
+            .filter_map(|links| links.get(&"wg.cali".parse().unwrap()))
+            .map(|link| link.kind)
+            .collect();
+        assert!(
+            !kinds.is_empty() && kinds.iter().all(|kind| *kind == LinkKind::Tunnel),
+            "{kinds:?}"
+        );
     });
 }
 
@@ -223,6 +269,7 @@ struct Agent {
     events: Receiver<KernelEvent>,
     passes: usize,
     now: AtomicU64,
+    underlays: Vec<BTreeMap<InterfaceName, Link>>,
 }
 
 impl Agent {
@@ -234,6 +281,7 @@ impl Agent {
             events,
             passes: 0,
             now: AtomicU64::new(0),
+            underlays: Vec::new(),
         };
         agent.pass();
 
@@ -259,7 +307,8 @@ impl Agent {
                     self.dataplane.distrust(component);
                     drifted = true;
                 }
-                Ok(KernelEvent::Underlay(_) | KernelEvent::Handshake { .. }) => {}
+                Ok(KernelEvent::Underlay(links)) => self.underlays.push(links),
+                Ok(KernelEvent::Handshake { .. }) => {}
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => panic!("the watching thread ended"),
             }

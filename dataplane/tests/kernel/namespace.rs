@@ -177,12 +177,12 @@ pub(crate) fn veth(name: &str, other: &str) {
     ip(&format!("link set {other} up"));
 }
 
-/// Waits until a condition holds, at most two seconds; returns how long it took.
+/// Waits until a condition holds, at most five seconds; returns how long it took.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     while !holds() {
         assert!(
-            started.elapsed() < Duration::from_secs(2),
+            started.elapsed() < Duration::from_secs(5),
             "waited in vain: {what}"
         );
         thread::park_timeout(Duration::from_millis(5));

@@ -267,7 +267,10 @@ fn barrier(wish: &Wish) -> Vec<Rule> {
         accept("into a tunnel", vec![Match::OifSet(Is, tunnel_set().name)]),
     ];
     for family in covered(wish) {
-        // The address is put back after us: on the wire this is one host's answer to another.
+        let [to_pod, to_member] = outward(family);
+        rules.push(to_pod);
+        // The address is put back after us: on the wire this is one host's answer to another. An
+        // answer to a pod is not: it must not leave in plaintext, whoever gives it.
         rules.push(accept(
             "answers for this host's own address",
             vec![
@@ -275,7 +278,7 @@ fn barrier(wish: &Wish) -> Vec<Rule> {
                 Match::CtOriginalDestination(Is, family, name("own", family)),
             ],
         ));
-        rules.extend(outward(family));
+        rules.push(to_member);
     }
 
     rules

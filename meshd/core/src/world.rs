@@ -172,11 +172,15 @@ impl World {
                 self.is_connected = is_connected;
                 Touched::nothing()
             }
+            Event::ServerSawUs(addresses) if self.facts.server_saw == addresses => {
+                Touched::nothing()
+            }
             Event::ServerSawUs(addresses) => {
                 self.facts.server_saw = addresses;
                 Touched::ourselves()
             }
             Event::Underlay(links) => self.facts.set_links(links),
+            Event::Keys(keys) if self.facts.keys == keys => Touched::nothing(),
             Event::Keys(keys) => {
                 self.facts.keys = keys;
                 Touched::everything()

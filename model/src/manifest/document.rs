@@ -11,36 +11,33 @@ use serde_json::{Map, Number, Value};
 use super::{FILE_MAX, Fault};
 
 /// Splits a text into its documents; nothing follows the first that cannot be read.
-pub(super) fn split(text: &str) -> Box<dyn Iterator<Item = Result<Value, Fault>> + '_> {
+pub(super) fn split(text: &str) -> Vec<Result<Value, Fault>> {
     if text.len() > FILE_MAX {
         let fault = Fault::Text(format!("{} bytes; at most {FILE_MAX} are read", text.len()));
-        return Box::new(std::iter::once(Err(fault)));
+        return vec![Err(fault)];
     }
     if text.trim_start().starts_with('{') {
-        let values = serde_json::Deserializer::from_str(text).into_iter::<Strict>();
-        return Box::new(until_error(
-            values.map(|value| value.map_err(|error| error.to_string())),
-        ));
+        return until_error(serde_json::Deserializer::from_str(text).into_iter());
     }
-    let documents = serde_yaml_ng::Deserializer::from_str(text);
 
-    Box::new(until_error(documents.map(|document| {
-        Strict::deserialize(document).map_err(|error| error.to_string())
-    })))
+    until_error(serde_yaml_ng::Deserializer::from_str(text).map(Strict::deserialize))
 }
 
-fn until_error(
-    values: impl Iterator<Item = Result<Strict, String>>,
-) -> impl Iterator<Item = Result<Value, Fault>> {
-    let mut failed = false;
-    values.map_while(move |value| {
-        if failed {
-            return None;
+/// Collects values. After an error the parser is not asked again: it may panic.
+fn until_error<E: fmt::Display>(
+    mut values: impl Iterator<Item = Result<Strict, E>>,
+) -> Vec<Result<Value, Fault>> {
+    let mut documents = Vec::new();
+    loop {
+        match values.next() {
+            Some(Ok(Strict(value))) => documents.push(Ok(value)),
+            Some(Err(error)) => {
+                documents.push(Err(Fault::Text(error.to_string())));
+                return documents;
+            }
+            None => return documents,
         }
-        failed = value.is_err();
-
-        Some(value.map(|Strict(value)| value).map_err(Fault::Text))
-    })
+    }
 }
 
 /// A value whose objects have each key once.

@@ -240,6 +240,7 @@ fn one_wrong_thing_is_one_error() {
         ("a: 1\na: 2\n".into(), "the key \"a\" stands twice"),
         ("[1, 2]".into(), "kind: expected an object"),
         ("a: [".into(), ""),
+        ("[*0]0".into(), "unknown anchor"),
         ("a: !tag 1".into(), ""),
         ("{\"a\": ".into(), "EOF"),
     ] {
@@ -427,6 +428,20 @@ fn objects_of_one_file_are_checked_beside_each_other() {
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "[-a:{}\\[\\]&*!|>'\"# \n\t0-9kindlst]{0,200}") {
+        let _ = parse("f", &text);
+    }
+
+    #[test]
+    fn no_slip_of_the_pen_makes_the_reader_panic(
+        slips in prop::collection::vec((any::<prop::sample::Index>(), "[-a:{}\\[\\]&*!|>'\"#% \n\t]{0,3}", 0usize..4), 1..5),
+    ) {
+        let mut text = format!("{POOL}---\n{}", calico("Node", "n1", "{bgp: {ipv4Address: 192.0.2.1/24}}"));
+        for (place, put_in, left_out) in slips {
+            let start = place.index(text.len());
+            let end = (start + left_out).min(text.len());
+            text.replace_range(start..end, &put_in);
+        }
+
         let _ = parse("f", &text);
     }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Document, Fault, ManifestError, OBJECT_MAX, metadata};
+use super::{Document, Fault, ManifestError, OBJECT_MAX, Position, metadata};
 use crate::{
-    Kind, Object, ObjectKey, Resource,
+    Object, ObjectKey, Resource,
     resource::{
         AddressClaim, FieldError, IpPool, IpamBlock, WorkloadEndpoint, field::expected,
         ip_pool::AllowedUse,
@@ -53,38 +53,56 @@ pub fn validate<'a>(
     existing: impl Iterator<Item = &'a Object>,
 ) -> Result<(), FieldError> {
     check(new)?;
+    let (mut before, mut neighbours) = (None, Vec::new());
+    for old in existing {
+        if old.kind == new.kind && old.key() == new.key() {
+            before = Some(old);
+        } else {
+            neighbours.extend(Neighbour::of(old));
+        }
+    }
 
-    beside(new, existing)
+    beside(new, before, neighbours.iter())
 }
 
 /// Checks the objects of one `apply` beside those that a store holds and beside each other.
 ///
 /// Each document is already valid by itself, as [`parse`](super::parse) returns it.
 pub fn validate_all<'a>(
-    documents: &[Document],
+    documents: &'a [Document],
     existing: impl Iterator<Item = &'a Object>,
 ) -> Result<(), Vec<ManifestError>> {
     let mut errors = Vec::new();
-    let mut objects: BTreeMap<ObjectKey, &Object> =
-        existing.map(|object| (object.key(), object)).collect();
-    let mut seen: BTreeMap<ObjectKey, &Document> = BTreeMap::new();
-    for document in documents {
-        let key = document.object.key();
-        let fault = match seen.insert(key.clone(), document) {
-            Some(first) => Err(FieldError::new(
-                "metadata.name",
-                format!("{key} stands in {} already", first.position),
-            )),
-            None => beside(&document.object, objects.values().copied()),
+    let mut stored: BTreeMap<ObjectKey, &Object> = BTreeMap::new();
+    let mut neighbours: BTreeMap<ObjectKey, Neighbour> = BTreeMap::new();
+    for old in existing {
+        neighbours.extend(Neighbour::of(old).map(|neighbour| (old.key(), neighbour)));
+        stored.insert(old.key(), old);
+    }
+    let mut seen: BTreeMap<ObjectKey, &Position> = BTreeMap::new();
+    for Document { object, position } in documents {
+        let key = object.key();
+        let result = match seen.insert(key.clone(), position) {
+            Some(first) => {
+                let message = format!("{key} stands in {first} already");
+                Err(FieldError::new("metadata.name", message))
+            }
+            None => {
+                let others = neighbours.iter().filter(|(other, _)| **other != key);
+                beside(
+                    object,
+                    stored.get(&key).copied(),
+                    others.map(|(_, neighbour)| neighbour),
+                )
+            }
         };
-        if let Err(error) = fault {
-            let error = Fault::Field(error);
+        if let Err(error) = result {
             errors.push(ManifestError {
-                position: document.position.clone(),
-                error,
+                position: position.clone(),
+                error: Fault::Field(error),
             });
         }
-        objects.insert(key, &document.object);
+        neighbours.extend(Neighbour::of(object).map(|neighbour| (key, neighbour)));
     }
 
     if errors.is_empty() {
@@ -94,24 +112,49 @@ pub fn validate_all<'a>(
     }
 }
 
-/// Checks an object that is valid by itself beside others.
-fn beside<'a>(new: &Object, existing: impl Iterator<Item = &'a Object>) -> Result<(), FieldError> {
-    let (before, others): (Vec<_>, Vec<_>) = existing.partition(|old| old.key() == new.key());
-    match (Resource::try_from(new)?, before.first()) {
-        // What does not change has been accepted once, and may have to be edited all the more.
-        (Resource::IpPool(pool), Some(old)) => {
-            IpPool::try_from(*old).map_or(Ok(()), |old| pool_after(&pool, &old))
+/// An object that another may get in the way of.
+enum Neighbour {
+    Pool(IpPool),
+    Block(IpNet),
+    Address(AddressClaim),
+}
+
+impl Neighbour {
+    fn of(object: &Object) -> Option<Self> {
+        match Resource::try_from(object).ok()? {
+            Resource::IpPool(pool) => Some(Self::Pool(pool)),
+            Resource::IpamBlock(block) if block.deleted => None,
+            Resource::IpamBlock(block) => Some(Self::Block(block.cidr)),
+            Resource::AddressClaim(claim) => Some(Self::Address(claim)),
+            Resource::Node(_)
+            | Resource::BlockAffinity(_)
+            | Resource::FelixConfiguration(_)
+            | Resource::MeshConfiguration(_)
+            | Resource::KeyClaim(_)
+            | Resource::WorkloadEndpoint(_)
+            | Resource::Opaque(_) => None,
         }
-        (Resource::IpPool(pool), None) => others
-            .into_iter()
-            .try_for_each(|old| pool_beside(&pool, old)),
-        (Resource::IpamBlock(block), None) => others
-            .into_iter()
-            .try_for_each(|old| block_beside(&block, old)),
-        (Resource::AddressClaim(claim), None) => others
-            .into_iter()
-            .try_for_each(|old| address_beside(&claim, old)),
+    }
+}
+
+/// Checks an object that is valid by itself after its older version, or, if it is new, beside others.
+///
+/// What does not change was accepted once, and may have to be edited all the more.
+fn beside<'a>(
+    new: &Object,
+    before: Option<&Object>,
+    mut others: impl Iterator<Item = &'a Neighbour>,
+) -> Result<(), FieldError> {
+    match (Resource::try_from(new)?, before) {
+        (Resource::IpPool(pool), Some(old)) => {
+            IpPool::try_from(old).map_or(Ok(()), |old| pool_after(&pool, &old))
+        }
         (Resource::KeyClaim(_) | Resource::AddressClaim(_), Some(old)) => claim_after(new, old),
+        (Resource::IpPool(pool), None) => others.try_for_each(|old| pool_beside(&pool, old)),
+        (Resource::IpamBlock(block), None) => others.try_for_each(|old| block_beside(&block, old)),
+        (Resource::AddressClaim(claim), None) => {
+            others.try_for_each(|old| address_beside(&claim, old))
+        }
         (Resource::IpamBlock(_), Some(_)) | (Resource::KeyClaim(_), None) => Ok(()),
         (
             Resource::Node(_)
@@ -125,54 +168,46 @@ fn beside<'a>(new: &Object, existing: impl Iterator<Item = &'a Object>) -> Resul
     }
 }
 
-/// Checks a new pool beside something that is there.
-fn pool_beside(pool: &IpPool, old: &Object) -> Result<(), FieldError> {
-    match old.kind {
-        Kind::IPPool => match IpPool::try_from(old) {
-            Ok(other) if overlap(pool.cidr, other.cidr) => {
-                let free = format!(
-                    "a network that does not overlap pool {} ({})",
-                    other.name, other.cidr
-                );
-                Err(expected("spec.cidr", &free, pool.cidr.to_string()))
-            }
-            Ok(_) | Err(_) => Ok(()),
-        },
-        Kind::IPAMBlock => match IpamBlock::try_from(old) {
-            Ok(block)
-                if !block.deleted
-                    && overlap(pool.cidr, block.cidr)
-                    && block.cidr.prefix_len() != pool.block_size =>
-            {
-                let size = format!("{}, as block {} has", block.cidr.prefix_len(), block.cidr);
-                Err(expected("spec.blockSize", &size, pool.block_size))
-            }
-            Ok(_) | Err(_) => Ok(()),
-        },
-        Kind::AddressClaim => match AddressClaim::try_from(old) {
-            Ok(claim) if pool.cidr.contains(&claim.address) => {
-                let free = format!(
-                    "a network without {}, an address of node {}",
-                    claim.address, claim.node
-                );
-                Err(expected("spec.cidr", &free, pool.cidr.to_string()))
-            }
-            Ok(_) | Err(_) => Ok(()),
-        },
-        Kind::Node
-        | Kind::MeshNode
-        | Kind::BlockAffinity
-        | Kind::IPAMHandle
-        | Kind::WorkloadEndpoint
-        | Kind::FelixConfiguration
-        | Kind::ClusterInformation
-        | Kind::MeshConfiguration
-        | Kind::KeyClaim
-        | Kind::Namespace
-        | Kind::ServiceAccount
-        | Kind::Service
-        | Kind::Pod
-        | Kind::EndpointSlice => Ok(()),
+fn pool_beside(pool: &IpPool, old: &Neighbour) -> Result<(), FieldError> {
+    match old {
+        Neighbour::Pool(other) if overlap(pool.cidr, other.cidr) => {
+            let free = format!(
+                "a network that does not overlap pool {} ({})",
+                other.name, other.cidr
+            );
+            Err(expected("spec.cidr", &free, pool.cidr.to_string()))
+        }
+        Neighbour::Block(block)
+            if overlap(pool.cidr, *block) && block.prefix_len() != pool.block_size =>
+        {
+            let size = format!("{}, as block {block} has", block.prefix_len());
+            Err(expected("spec.blockSize", &size, pool.block_size))
+        }
+        Neighbour::Address(AddressClaim { address, node }) if pool.cidr.contains(address) => {
+            let free = format!("a network without {address}, an address of node {node}");
+            Err(expected("spec.cidr", &free, pool.cidr.to_string()))
+        }
+        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) => Ok(()),
+    }
+}
+
+fn block_beside(block: &IpamBlock, old: &Neighbour) -> Result<(), FieldError> {
+    match old {
+        Neighbour::Block(other) if overlap(block.cidr, *other) => {
+            let free = format!("a network that does not overlap block {other}");
+            Err(expected("spec.cidr", &free, block.cidr.to_string()))
+        }
+        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) => Ok(()),
+    }
+}
+
+fn address_beside(claim: &AddressClaim, old: &Neighbour) -> Result<(), FieldError> {
+    match old {
+        Neighbour::Pool(pool) if pool.cidr.contains(&claim.address) => {
+            let free = format!("an address outside pool {} ({})", pool.name, pool.cidr);
+            Err(expected("metadata.name", &free, claim.address.to_string()))
+        }
+        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) => Ok(()),
     }
 }
 
@@ -195,19 +230,6 @@ fn pool_after(new: &IpPool, old: &IpPool) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn block_beside(block: &IpamBlock, old: &Object) -> Result<(), FieldError> {
-    if old.kind != Kind::IPAMBlock {
-        return Ok(());
-    }
-    match IpamBlock::try_from(old) {
-        Ok(other) if !other.deleted && overlap(block.cidr, other.cidr) => {
-            let free = format!("a network that does not overlap block {}", other.cidr);
-            Err(expected("spec.cidr", &free, block.cidr.to_string()))
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
 /// Refuses to hand a claim from one node to another.
 fn claim_after(new: &Object, old: &Object) -> Result<(), FieldError> {
     let node = |object: &Object| {
@@ -228,19 +250,6 @@ fn claim_after(new: &Object, old: &Object) -> Result<(), FieldError> {
     }
 
     Ok(())
-}
-
-fn address_beside(claim: &AddressClaim, old: &Object) -> Result<(), FieldError> {
-    if old.kind != Kind::IPPool {
-        return Ok(());
-    }
-    match IpPool::try_from(old) {
-        Ok(pool) if pool.cidr.contains(&claim.address) => {
-            let free = format!("an address outside pool {} ({})", pool.name, pool.cidr);
-            Err(expected("metadata.name", &free, claim.address.to_string()))
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
 }
 
 /// Checks what Calico forbids between the fields of a pool.

@@ -229,6 +229,13 @@ mod tests {
         let object = affinity.to_object();
 
         assert_eq!(object.metadata.name, "n1-10-65-4-0-26");
+        // Python: base64.b32encode(hashlib.sha3_256(b"n1").digest())
+        let hash = "DM7EHBDU4L3ELKRER4A46T6QMKAGARQI4CVWBO26S4I2IDAAW6CA";
+        assert_eq!(
+            object.metadata.labels["projectcalico.org/hostname-hash"],
+            hash
+        );
+        assert_eq!(object.metadata.labels["projectcalico.org/ip-version"], "4");
         assert_eq!(BlockAffinity::try_from(&object), Ok(affinity));
     }
 
@@ -278,6 +285,8 @@ mod tests {
         });
 
         assert_ne!(one, two);
+        // By Calico's formula, computed in Python.
+        assert!(one.ends_with("dd-10-65-4-0-26-f2faf461a63"), "{one}");
         for name in [&one, &two] {
             assert_eq!(name.len(), NAME_MAX);
             assert!(

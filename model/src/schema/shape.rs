@@ -474,6 +474,7 @@ mod tests {
             check(json!({"zone": 1})),
             "spec.zone: unknown field; known are blockSize, cidr"
         );
+        assert_eq!(check(json!({"cidr": null})), check(json!({})));
         assert_eq!(
             check(json!({"blockSize": 1})),
             "spec.cidr: expected a network without host bits such as 10.65.0.0/16, found nothing"

@@ -58,7 +58,10 @@ pub(super) fn check_granted(
 ) -> Result<(), StoreError> {
     let key = ObjectKey::cluster(Kind::AddressClaim, AddressClaim::object_name(address));
     let claim = view.get(&key)?;
-    if claim.as_ref().and_then(|claim| AddressClaim::try_from(claim).ok()).map(|claim| claim.node)
+    if claim
+        .as_ref()
+        .and_then(|claim| AddressClaim::try_from(claim).ok())
+        .map(|claim| claim.node)
         == Some(node.clone())
     {
         return Ok(());
@@ -87,16 +90,20 @@ fn is_usable(address: IpAddr) -> bool {
 
 fn pool_of(view: &dyn View, address: IpAddr) -> Result<Option<String>, StoreError> {
     let pools = view.list(Kind::IPPool)?;
-    let holds = |pool: &&Object| {
-        IpPool::try_from(*pool).is_ok_and(|pool| pool.cidr.contains(&address))
-    };
+    let holds =
+        |pool: &&Object| IpPool::try_from(*pool).is_ok_and(|pool| pool.cidr.contains(&address));
 
-    Ok(pools.iter().find(holds).map(|pool| pool.metadata.name.clone()))
+    Ok(pools
+        .iter()
+        .find(holds)
+        .map(|pool| pool.metadata.name.clone()))
 }
 
 fn is_underlay(view: &dyn View, address: IpAddr) -> Result<bool, StoreError> {
     let key = ObjectKey::cluster(Kind::MeshConfiguration, "default");
-    let Some(object) = view.get(&key)? else { return Ok(false) };
+    let Some(object) = view.get(&key)? else {
+        return Ok(false);
+    };
     let networks = MeshConfiguration::try_from(&object).map(|mesh| mesh.underlay_networks);
 
     // A configuration that cannot be read grants nothing.

@@ -37,7 +37,11 @@ pub(super) fn check_block(
                 let message = "a block's range never changes";
                 return Err(StoreError::denied(Denial::BlockAffinity, message));
             }
-            if new.deleted { check_empty(&new) } else { Ok(()) }
+            if new.deleted {
+                check_empty(&new)
+            } else {
+                Ok(())
+            }
         }
         Write::Delete(object) => check_empty(&own(node, object)?),
     }
@@ -93,8 +97,13 @@ pub(super) fn check_inside(
 fn own(node: &NodeName, object: &Object) -> Result<IpamBlock, StoreError> {
     let block = IpamBlock::try_from(object).map_err(StoreError::Invalid)?;
     if block.affinity.as_ref() != Some(node) {
-        let owner = block.affinity.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string());
-        let message = format!("the block {} is affine to {owner}, not to {node}", block.cidr);
+        let owner = block
+            .affinity
+            .map_or_else(|| "nobody".to_owned(), |owner| owner.to_string());
+        let message = format!(
+            "the block {} is affine to {owner}, not to {node}",
+            block.cidr
+        );
         return Err(StoreError::denied(Denial::BlockAffinity, message));
     }
 
@@ -105,7 +114,10 @@ fn check_name(object: &Object, expected: &str) -> Result<(), StoreError> {
     if object.metadata.name == expected {
         return Ok(());
     }
-    let message = format!("expected the name {expected}, found {}", object.metadata.name);
+    let message = format!(
+        "expected the name {expected}, found {}",
+        object.metadata.name
+    );
 
     Err(StoreError::denied(Denial::Name, message))
 }
@@ -115,7 +127,10 @@ fn check_empty(block: &IpamBlock) -> Result<(), StoreError> {
         return Ok(());
     }
     let count = block.allocations.len();
-    let message = format!("the block {} still has {count} addresses in use", block.cidr);
+    let message = format!(
+        "the block {} still has {count} addresses in use",
+        block.cidr
+    );
 
     Err(StoreError::denied(Denial::BlockInUse, message))
 }
@@ -127,9 +142,15 @@ fn check_pool(view: &dyn View, node: &NodeName, cidr: IpNet) -> Result<(), Store
         !pool.disabled
             && pool.cidr.contains(&cidr)
             && pool.block_size == cidr.prefix_len()
-            && pool.allowed_uses.iter().any(|used| *used != AllowedUse::LoadBalancer)
+            && pool
+                .allowed_uses
+                .iter()
+                .any(|used| *used != AllowedUse::LoadBalancer)
     };
-    let pool = pools.iter().filter_map(|pool| IpPool::try_from(pool).ok()).find(fits);
+    let pool = pools
+        .iter()
+        .filter_map(|pool| IpPool::try_from(pool).ok())
+        .find(fits);
     let Some(pool) = pool else {
         let message = format!("no enabled IPPool has {cidr} as one of its blocks");
         return Err(StoreError::denied(Denial::BlockNotInPool, message));
@@ -139,7 +160,10 @@ fn check_pool(view: &dyn View, node: &NodeName, cidr: IpNet) -> Result<(), Store
         .map(|object| object.metadata.labels)
         .unwrap_or_default();
     // A selector that cannot be read selects nobody.
-    let selected = pool.node_selector.parse::<Selector>().is_ok_and(|it| it.matches(&labels));
+    let selected = pool
+        .node_selector
+        .parse::<Selector>()
+        .is_ok_and(|it| it.matches(&labels));
     if !selected {
         let message = format!("the IPPool {} does not select {node}", pool.name);
         return Err(StoreError::denied(Denial::BlockSelector, message));
@@ -149,7 +173,9 @@ fn check_pool(view: &dyn View, node: &NodeName, cidr: IpNet) -> Result<(), Store
 }
 
 fn check_overlap(view: &dyn View, name: &str, cidr: IpNet) -> Result<(), StoreError> {
-    let Some(other) = view.overlapping_block(cidr, name)? else { return Ok(()) };
+    let Some(other) = view.overlapping_block(cidr, name)? else {
+        return Ok(());
+    };
     let message = format!("{cidr} overlaps the block {other}");
 
     Err(StoreError::denied(Denial::BlockOverlap, message))

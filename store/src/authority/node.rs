@@ -101,8 +101,15 @@ impl Node<'_> {
             let message = format!("expected the name {expected}, found {}", new.name);
             return Err(StoreError::denied(Denial::Name, message));
         }
-        let before = old.as_ref().map(|old| old.addresses.clone()).unwrap_or_default();
-        for network in new.addresses.iter().filter(|network| !before.contains(network)) {
+        let before = old
+            .as_ref()
+            .map(|old| old.addresses.clone())
+            .unwrap_or_default();
+        for network in new
+            .addresses
+            .iter()
+            .filter(|network| !before.contains(network))
+        {
             block::check_inside(self.view, self.name, network.addr())?;
         }
         match old {
@@ -178,7 +185,9 @@ impl Node<'_> {
             if at(old, &path) == at(new, &path) {
                 continue;
             }
-            let Some(text) = text_at(new, &path)?.filter(|text| !text.is_empty()) else { continue };
+            let Some(text) = text_at(new, &path)?.filter(|text| !text.is_empty()) else {
+                continue;
+            };
             let key: PublicKey = text
                 .parse()
                 .map_err(|error| StoreError::invalid(&path.join("."), format!("{error}")))?;
@@ -189,12 +198,19 @@ impl Node<'_> {
     }
 
     fn check_key_granted(&self, key: &PublicKey) -> Result<(), StoreError> {
-        let claim = self.view.get(&ObjectKey::cluster(Kind::KeyClaim, key.claim_name()))?;
-        let owner = claim.as_ref().and_then(|claim| KeyClaim::try_from(claim).ok());
+        let claim = self
+            .view
+            .get(&ObjectKey::cluster(Kind::KeyClaim, key.claim_name()))?;
+        let owner = claim
+            .as_ref()
+            .and_then(|claim| KeyClaim::try_from(claim).ok());
         if owner.is_some_and(|claim| claim.node == *self.name) {
             return Ok(());
         }
-        let message = format!("{key} is not granted to {}: create its KeyClaim first", self.name);
+        let message = format!(
+            "{key} is not granted to {}: create its KeyClaim first",
+            self.name
+        );
 
         Err(StoreError::denied(Denial::KeyNotGranted, message))
     }
@@ -211,7 +227,12 @@ impl Words {
     fn of(record: &Record) -> Self {
         Self {
             keys: record.tunnels.iter().map(|tunnel| tunnel.key).collect(),
-            addresses: record.endpoints.iter().chain(&record.addresses).copied().collect(),
+            addresses: record
+                .endpoints
+                .iter()
+                .chain(&record.addresses)
+                .copied()
+                .collect(),
         }
     }
 }
@@ -219,7 +240,9 @@ impl Words {
 impl Write<'_> {
     fn object(&self) -> &Object {
         match self {
-            Self::Create(object) | Self::Change { new: object, .. } | Self::Delete(object) => object,
+            Self::Create(object) | Self::Change { new: object, .. } | Self::Delete(object) => {
+                object
+            }
         }
     }
 
@@ -310,11 +333,15 @@ fn check_field(path: &[&str], new: &Value) -> Result<(), StoreError> {
             let message = "only an administrator writes a node's labels";
             return Err(StoreError::denied(Denial::Labels, message));
         }
-        ["metadata", "annotations", name] => {
-            ANNOTATION_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        }
+        ["metadata", "annotations", name] => ANNOTATION_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix)),
         ["spec", "bgp", "ipv4Address" | "ipv6Address"]
-        | ["spec", "wireguard", "interfaceIPv4Address" | "interfaceIPv6Address"]
+        | [
+            "spec",
+            "wireguard",
+            "interfaceIPv4Address" | "interfaceIPv6Address",
+        ]
         | ["spec", "addresses"] => true,
         ["status", _, ..] => true,
         // An empty object on the way to such a field may come and go; nothing else may take its place.
@@ -339,10 +366,15 @@ fn own_addresses(node: &Object) -> Result<BTreeSet<IpAddr>, StoreError> {
         let path = ["spec", "bgp", field];
         addresses.extend(parse_address(text_at(node, &path)?, &path)?);
     }
-    let Some(list) = at(node, &["spec", "addresses"]) else { return Ok(addresses) };
+    let Some(list) = at(node, &["spec", "addresses"]) else {
+        return Ok(addresses);
+    };
     let malformed = || StoreError::invalid("spec.addresses", "expected a list of {address, type}");
     for entry in list.as_array().ok_or_else(malformed)? {
-        let text = entry.get("address").and_then(Value::as_str).ok_or_else(malformed)?;
+        let text = entry
+            .get("address")
+            .and_then(Value::as_str)
+            .ok_or_else(malformed)?;
         addresses.extend(parse_address(Some(text), &["spec", "addresses"])?);
     }
 
@@ -361,8 +393,13 @@ fn tunnel_addresses(node: &Object) -> Result<BTreeSet<IpAddr>, StoreError> {
 
 /// Reads an address, with or without its subnet; an empty text is none.
 fn parse_address(text: Option<&str>, path: &[&str]) -> Result<Option<IpAddr>, StoreError> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let address = text.parse::<IpNet>().map(|network| network.addr()).or_else(|_| text.parse());
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let address = text
+        .parse::<IpNet>()
+        .map(|network| network.addr())
+        .or_else(|_| text.parse());
 
     address
         .map(Some)
@@ -371,14 +408,19 @@ fn parse_address(text: Option<&str>, path: &[&str]) -> Result<Option<IpAddr>, St
 
 fn at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Value> {
     let (first, rest) = path.split_first()?;
-    let value = rest.iter().try_fold(object.body.get(*first)?, |value, name| value.get(name))?;
+    let value = rest
+        .iter()
+        .try_fold(object.body.get(*first)?, |value, name| value.get(name))?;
 
     (!value.is_null()).then_some(value)
 }
 
 fn text_at<'a>(object: &'a Object, path: &[&str]) -> Result<Option<&'a str>, StoreError> {
-    let Some(value) = at(object, path) else { return Ok(None) };
+    let Some(value) = at(object, path) else {
+        return Ok(None);
+    };
     let text = value.as_str();
 
-    text.map(Some).ok_or_else(|| StoreError::invalid(&path.join("."), "expected a text"))
+    text.map(Some)
+        .ok_or_else(|| StoreError::invalid(&path.join("."), "expected a text"))
 }

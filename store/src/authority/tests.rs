@@ -27,7 +27,10 @@ impl World {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Embedded::open(&directory.path().join("s.db"), Options::default()).unwrap();
-        let world = Self { store, _directory: directory };
+        let world = Self {
+            store,
+            _directory: directory,
+        };
         for name in ["n1", "n2"] {
             let mut node = Object::new(&node_key(name), json!({}));
             if name == "n1" {
@@ -35,14 +38,30 @@ impl World {
             }
             world.admin().create(node).await.unwrap();
         }
-        world.pool("pool-a", json!({"cidr": "10.65.0.0/16", "nodeSelector": "zone == 'a'"})).await;
-        world.pool("pool-b", json!({"cidr": "10.66.0.0/16", "nodeSelector": "zone == 'b'"})).await;
-        world.pool("off", json!({"cidr": "10.67.0.0/16", "disabled": true})).await;
+        world
+            .pool(
+                "pool-a",
+                json!({"cidr": "10.65.0.0/16", "nodeSelector": "zone == 'a'"}),
+            )
+            .await;
+        world
+            .pool(
+                "pool-b",
+                json!({"cidr": "10.66.0.0/16", "nodeSelector": "zone == 'b'"}),
+            )
+            .await;
+        world
+            .pool("off", json!({"cidr": "10.67.0.0/16", "disabled": true}))
+            .await;
         let balanced = json!({"cidr": "10.68.0.0/16", "allowedUses": ["LoadBalancer"]});
         world.pool("balanced", balanced).await;
         let mesh = ObjectKey::cluster(Kind::MeshConfiguration, "default");
         let spec = json!({"underlay": {"networks": ["198.51.100.0/24", "10.0.0.0/8"]}});
-        world.admin().create(Object::new(&mesh, spec)).await.unwrap();
+        world
+            .admin()
+            .create(Object::new(&mesh, spec))
+            .await
+            .unwrap();
 
         world
     }
@@ -81,11 +100,16 @@ impl World {
 
     /// Gives n1 a block, and returns it as stored.
     async fn block(&self) -> Object {
-        self.n1().create(block("n1", "10.65.4.0/26").to_object()).await.unwrap()
+        self.n1()
+            .create(block("n1", "10.65.4.0/26").to_object())
+            .await
+            .unwrap()
     }
 
     async fn patch_n1(&self, patch: Value) -> Result<Object, StoreError> {
-        self.n1().patch(node_key("n1"), patch, Precondition::Any).await
+        self.n1()
+            .patch(node_key("n1"), patch, Precondition::Any)
+            .await
     }
 }
 
@@ -102,8 +126,14 @@ async fn a_node_claims_keys_for_itself_alone_and_for_good() {
     let mut changed = claim.clone();
     changed.body.insert("spec".into(), json!({"node": "n2"}));
     assert_denied(n1.update(changed).await, Denial::CreateOnly);
-    assert_denied(n1.delete(claim.key(), Precondition::Any).await, Denial::CreateOnly);
-    assert_denied(n2.delete(claim.key(), Precondition::Any).await, Denial::CreateOnly);
+    assert_denied(
+        n1.delete(claim.key(), Precondition::Any).await,
+        Denial::CreateOnly,
+    );
+    assert_denied(
+        n2.delete(claim.key(), Precondition::Any).await,
+        Denial::CreateOnly,
+    );
     let mut wordy = key_claim(3, "n1");
     wordy.metadata.labels.insert("a".into(), "b".into());
     assert_denied(n1.create(wordy).await, Denial::FieldNotYours);
@@ -112,8 +142,15 @@ async fn a_node_claims_keys_for_itself_alone_and_for_good() {
     assert_denied(n1.create(wordy).await, Denial::FieldNotYours);
     let mut named = key_claim(3, "n1");
     named.metadata.name = "my-key".into();
-    assert!(matches!(n1.create(named).await, Err(StoreError::Invalid(_))));
-    world.admin().delete(claim.key(), Precondition::Any).await.unwrap();
+    assert!(matches!(
+        n1.create(named).await,
+        Err(StoreError::Invalid(_))
+    ));
+    world
+        .admin()
+        .delete(claim.key(), Precondition::Any)
+        .await
+        .unwrap();
     n2.create(key_claim(1, "n2")).await.unwrap();
 }
 
@@ -126,7 +163,10 @@ async fn a_node_holds_sixteen_keys_at_most() {
 
     assert_denied(world.n1().create(key_claim(17, "n1")).await, Denial::Limit);
     let known = world.n1().create(key_claim(16, "n1")).await;
-    assert!(matches!(known, Err(StoreError::AlreadyExists(_))), "its own is still its own");
+    assert!(
+        matches!(known, Err(StoreError::AlreadyExists(_))),
+        "its own is still its own"
+    );
     world.n2().create(key_claim(17, "n2")).await.unwrap();
 }
 
@@ -134,7 +174,11 @@ async fn a_node_holds_sixteen_keys_at_most() {
 async fn a_node_claims_the_address_its_connection_comes_from() {
     let world = World::new().await;
 
-    world.n1().create(address_claim("192.0.2.1", "n1")).await.unwrap();
+    world
+        .n1()
+        .create(address_claim("192.0.2.1", "n1"))
+        .await
+        .unwrap();
 
     let v6 = world.node_at("n1", "2001:db8::1", "2001:db8::100");
     v6.create(address_claim("2001:db8::1", "n1")).await.unwrap();
@@ -142,14 +186,21 @@ async fn a_node_claims_the_address_its_connection_comes_from() {
     assert_denied(other, Denial::AddressNotYours);
     let foreign = world.n1().create(address_claim("192.0.2.1", "n2")).await;
     assert!(matches!(foreign, Err(StoreError::AlreadyExists(_))));
-    assert_denied(world.n2().create(address_claim("192.0.2.2", "n1")).await, Denial::NotYourNode);
+    assert_denied(
+        world.n2().create(address_claim("192.0.2.2", "n1")).await,
+        Denial::NotYourNode,
+    );
 }
 
 #[tokio::test]
 async fn a_node_claims_any_address_of_the_underlay_that_nobody_has() {
     let world = World::new().await;
 
-    world.n1().create(address_claim("198.51.100.7", "n1")).await.unwrap();
+    world
+        .n1()
+        .create(address_claim("198.51.100.7", "n1"))
+        .await
+        .unwrap();
 
     let taken = world.n2().create(address_claim("198.51.100.7", "n2")).await;
     assert!(matches!(taken, Err(StoreError::AlreadyExists(_))));
@@ -184,11 +235,18 @@ async fn only_the_node_on_the_servers_host_claims_the_servers_address() {
     // On the host, but over the loopback, or to another of its addresses.
     for (source, local) in [("127.0.0.1", "127.0.0.1"), (SERVER, "192.0.2.101")] {
         let node = world.node_at("n1", source, local);
-        assert_denied(node.create(address_claim(SERVER, "n1")).await, Denial::ServerAddress);
+        assert_denied(
+            node.create(address_claim(SERVER, "n1")).await,
+            Denial::ServerAddress,
+        );
     }
     let underlay = json!({"spec": {"underlay": {"networks": ["192.0.2.0/24"]}}});
     let key = ObjectKey::cluster(Kind::MeshConfiguration, "default");
-    world.admin().patch(key, underlay, Precondition::Any).await.unwrap();
+    world
+        .admin()
+        .patch(key, underlay, Precondition::Any)
+        .await
+        .unwrap();
     let remote = world.n1().create(address_claim(SERVER, "n1")).await;
     assert_denied(remote, Denial::ServerAddress);
 
@@ -202,9 +260,18 @@ async fn a_node_never_writes_labels_or_another_node() {
 
     let labels = json!({"metadata": {"labels": {"zone": "b"}}});
     assert_denied(world.patch_n1(labels.clone()).await, Denial::Labels);
-    assert_denied(world.patch_n1(json!({"metadata": {"labels": null}})).await, Denial::Labels);
-    for patch in [labels, json!({"metadata": {"annotations": {"meshd.dev/x": "y"}}})] {
-        let patched = world.n1().patch(node_key("n2"), patch, Precondition::Any).await;
+    assert_denied(
+        world.patch_n1(json!({"metadata": {"labels": null}})).await,
+        Denial::Labels,
+    );
+    for patch in [
+        labels,
+        json!({"metadata": {"annotations": {"meshd.dev/x": "y"}}}),
+    ] {
+        let patched = world
+            .n1()
+            .patch(node_key("n2"), patch, Precondition::Any)
+            .await;
         assert_denied(patched, Denial::NotYourNode);
     }
     let other = Object::new(&node_key("n3"), json!({}));
@@ -236,7 +303,10 @@ async fn a_node_writes_only_its_own_words_of_its_node() {
         let refused = world.patch_n1(patch.clone()).await;
         let by_field = matches!(
             &refused,
-            Err(StoreError::Forbidden { reason: Denial::FieldNotYours, .. } | StoreError::Invalid(_))
+            Err(StoreError::Forbidden {
+                reason: Denial::FieldNotYours,
+                ..
+            } | StoreError::Invalid(_))
         );
         assert!(by_field, "{patch}: {refused:?}");
     }
@@ -246,39 +316,80 @@ async fn a_node_writes_only_its_own_words_of_its_node() {
 async fn a_record_must_be_readable_ones_own_and_newer() {
     let world = World::new().await;
     world.n1().create(key_claim(1, "n1")).await.unwrap();
-    world.n1().create(address_claim("192.0.2.1", "n1")).await.unwrap();
-    world.patch_n1(annotated(&record("n1", 3, 1, "192.0.2.1"))).await.unwrap();
+    world
+        .n1()
+        .create(address_claim("192.0.2.1", "n1"))
+        .await
+        .unwrap();
+    world
+        .patch_n1(annotated(&record("n1", 3, 1, "192.0.2.1")))
+        .await
+        .unwrap();
 
     for (patch, denial) in [
         (annotated("{}"), Denial::Record),
         (annotated("no JSON"), Denial::Record),
         (annotated(&"x".repeat(5000)), Denial::Record),
         (annotated(&record("n2", 4, 1, "192.0.2.1")), Denial::Record),
-        (json!({"metadata": {"annotations": {RECORD_ANNOTATION: null}}}), Denial::Record),
+        (
+            json!({"metadata": {"annotations": {RECORD_ANNOTATION: null}}}),
+            Denial::Record,
+        ),
         (json!({"metadata": {"annotations": null}}), Denial::Record),
         (annotated(&record("n1", 2, 1, "192.0.2.1")), Denial::Epoch),
-        (annotated(&record("n1", 3, 1, "192.0.2.1").replace("Sending", "Off")), Denial::Epoch),
-        (annotated(&record("n1", 4, 2, "192.0.2.1")), Denial::KeyNotGranted),
-        (annotated(&record("n1", 4, 1, "192.0.2.9")), Denial::AddressNotGranted),
+        (
+            annotated(&record("n1", 3, 1, "192.0.2.1").replace("Sending", "Off")),
+            Denial::Epoch,
+        ),
+        (
+            annotated(&record("n1", 4, 2, "192.0.2.1")),
+            Denial::KeyNotGranted,
+        ),
+        (
+            annotated(&record("n1", 4, 1, "192.0.2.9")),
+            Denial::AddressNotGranted,
+        ),
     ] {
         assert_denied(world.patch_n1(patch.clone()).await, denial);
     }
-    world.patch_n1(annotated(&record("n1", 4, 1, "192.0.2.1"))).await.unwrap();
+    world
+        .patch_n1(annotated(&record("n1", 4, 1, "192.0.2.1")))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_key_or_an_address_of_another_is_never_published() {
     let world = World::new().await;
     world.n2().create(key_claim(2, "n2")).await.unwrap();
-    world.n2().create(address_claim("192.0.2.2", "n2")).await.unwrap();
+    world
+        .n2()
+        .create(address_claim("192.0.2.2", "n2"))
+        .await
+        .unwrap();
     world.block().await;
 
     for (patch, denial) in [
-        (annotated(&record("n1", 1, 2, "192.0.2.1")), Denial::KeyNotGranted),
-        (json!({"status": {"wireguardPublicKey": key(2)}}), Denial::KeyNotGranted),
-        (json!({"status": {"wireguardPublicKeyV6": key(2)}}), Denial::KeyNotGranted),
-        (json!({"spec": {"bgp": {"ipv4Address": "192.0.2.2/24"}}}), Denial::AddressNotGranted),
-        (json!({"spec": {"bgp": {"ipv4Address": "192.0.2.2"}}}), Denial::AddressNotGranted),
+        (
+            annotated(&record("n1", 1, 2, "192.0.2.1")),
+            Denial::KeyNotGranted,
+        ),
+        (
+            json!({"status": {"wireguardPublicKey": key(2)}}),
+            Denial::KeyNotGranted,
+        ),
+        (
+            json!({"status": {"wireguardPublicKeyV6": key(2)}}),
+            Denial::KeyNotGranted,
+        ),
+        (
+            json!({"spec": {"bgp": {"ipv4Address": "192.0.2.2/24"}}}),
+            Denial::AddressNotGranted,
+        ),
+        (
+            json!({"spec": {"bgp": {"ipv4Address": "192.0.2.2"}}}),
+            Denial::AddressNotGranted,
+        ),
         (
             json!({"spec": {"addresses": [{"address": "192.0.2.2", "type": "InternalIP"}]}}),
             Denial::AddressNotGranted,
@@ -297,9 +408,20 @@ async fn a_key_or_an_address_of_another_is_never_published() {
 #[tokio::test]
 async fn what_is_published_already_stays_publishable_when_its_grant_is_gone() {
     let world = World::new().await;
-    let address = world.n1().create(address_claim("192.0.2.1", "n1")).await.unwrap();
-    world.patch_n1(json!({"spec": {"bgp": {"ipv4Address": "192.0.2.1/24"}}})).await.unwrap();
-    world.admin().delete(address.key(), Precondition::Any).await.unwrap();
+    let address = world
+        .n1()
+        .create(address_claim("192.0.2.1", "n1"))
+        .await
+        .unwrap();
+    world
+        .patch_n1(json!({"spec": {"bgp": {"ipv4Address": "192.0.2.1/24"}}}))
+        .await
+        .unwrap();
+    world
+        .admin()
+        .delete(address.key(), Precondition::Any)
+        .await
+        .unwrap();
 
     let patch = json!({"spec": {"bgp": {"ipv4Address": "192.0.2.1/24"}}, "status": {"x": 1}});
 
@@ -329,15 +451,19 @@ async fn a_block_is_claimed_inside_a_pool_that_selects_the_node() {
     let mut named = block("n1", "10.65.5.0/26").to_object();
     named.metadata.name = "10-65-6-0-26".into();
     assert_denied(n1.create(named).await, Denial::Name);
-    let unselected = world.n2().create(block("n2", "10.65.5.0/26").to_object()).await;
+    let unselected = world
+        .n2()
+        .create(block("n2", "10.65.5.0/26").to_object())
+        .await;
     assert_denied(unselected, Denial::BlockSelector);
 }
 
 #[tokio::test]
 async fn a_block_never_overlaps_one_of_another_size() {
-    for (standing, wanted, size) in
-        [("10.70.4.0/26", "10.70.4.0/24", 24), ("10.70.4.0/24", "10.70.4.64/26", 26)]
-    {
+    for (standing, wanted, size) in [
+        ("10.70.4.0/26", "10.70.4.0/24", 24),
+        ("10.70.4.0/24", "10.70.4.64/26", 26),
+    ] {
         let world = World::new().await;
         let standing = block("n1", standing).to_object();
         world.admin().create(standing).await.unwrap();
@@ -364,13 +490,18 @@ async fn a_block_is_written_by_its_owner_and_never_changes_hands() {
         let mut block = IpamBlock::try_from(&stored).unwrap();
         change(&mut block);
         let mut object = block.to_object();
-        object.metadata.resource_version.clone_from(&stored.metadata.resource_version);
+        object
+            .metadata
+            .resource_version
+            .clone_from(&stored.metadata.resource_version);
         object
     };
     let assign = |block: &mut IpamBlock| {
         block.allocations.insert(0, 0);
         block.unallocated.retain(|ordinal| *ordinal != 0);
-        block.attributes.push(model::resource::ipam_block::Attribute::default());
+        block
+            .attributes
+            .push(model::resource::ipam_block::Attribute::default());
     };
 
     let give = change(&|block| block.affinity = Some("n2".parse().unwrap()));
@@ -379,7 +510,10 @@ async fn a_block_is_written_by_its_owner_and_never_changes_hands() {
     assert_denied(world.n1().update(drop).await, Denial::BlockAffinity);
     let take = change(&|block| block.affinity = Some("n2".parse().unwrap()));
     assert_denied(world.n2().update(take).await, Denial::BlockAffinity);
-    assert_denied(world.n2().update(change(&assign)).await, Denial::BlockAffinity);
+    assert_denied(
+        world.n2().update(change(&assign)).await,
+        Denial::BlockAffinity,
+    );
     let deleted = world.n2().delete(stored.key(), Precondition::Any).await;
     assert_denied(deleted, Denial::BlockAffinity);
 
@@ -393,14 +527,25 @@ async fn a_node_holds_twenty_blocks_at_most() {
     let world = World::new().await;
     for number in 0..20 {
         let cidr = format!("10.65.{number}.0/26");
-        world.n1().create(block("n1", &cidr).to_object()).await.unwrap();
+        world
+            .n1()
+            .create(block("n1", &cidr).to_object())
+            .await
+            .unwrap();
     }
 
-    let more = world.n1().create(block("n1", "10.65.20.0/26").to_object()).await;
+    let more = world
+        .n1()
+        .create(block("n1", "10.65.20.0/26").to_object())
+        .await;
     assert_denied(more, Denial::Limit);
     let key = ObjectKey::cluster(Kind::IPAMBlock, "10-65-0-0-26");
     world.n1().delete(key, Precondition::Any).await.unwrap();
-    world.n1().create(block("n1", "10.65.20.0/26").to_object()).await.unwrap();
+    world
+        .n1()
+        .create(block("n1", "10.65.20.0/26").to_object())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -416,20 +561,33 @@ async fn an_affinity_is_ones_own() {
     named.metadata.name = "n2-10-65-4-0-26".into();
     assert_denied(world.n1().create(named).await, Denial::Name);
     let mut stolen = own.clone();
-    stolen.body.insert("spec".into(), affinity("n2").body["spec"].clone());
+    stolen
+        .body
+        .insert("spec".into(), affinity("n2").body["spec"].clone());
     assert_denied(world.n1().update(stolen).await, Denial::NotYourNode);
     let deleted = world.n2().delete(own.key(), Precondition::Any).await;
     assert_denied(deleted, Denial::NotYourNode);
-    world.n1().delete(own.key(), Precondition::Any).await.unwrap();
+    world
+        .n1()
+        .delete(own.key(), Precondition::Any)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn an_endpoint_is_on_the_node_that_writes_it_and_inside_its_blocks() {
     let world = World::new().await;
     world.block().await;
-    let own = world.n1().create(endpoint("n1", "10.65.4.2")).await.unwrap();
+    let own = world
+        .n1()
+        .create(endpoint("n1", "10.65.4.2"))
+        .await
+        .unwrap();
 
-    assert_denied(world.n1().create(endpoint("n2", "10.65.4.3")).await, Denial::NotYourNode);
+    assert_denied(
+        world.n1().create(endpoint("n2", "10.65.4.3")).await,
+        Denial::NotYourNode,
+    );
     let outside = world.n2().create(endpoint("n2", "10.65.4.3")).await;
     assert_denied(outside, Denial::AddressNotInBlock);
     let mut named = endpoint("n1", "10.65.4.3");
@@ -438,9 +596,16 @@ async fn an_endpoint_is_on_the_node_that_writes_it_and_inside_its_blocks() {
     let deleted = world.n2().delete(own.key(), Precondition::Any).await;
     assert_denied(deleted, Denial::NotYourNode);
     let mut moved = own.clone();
-    moved.body.insert("spec".into(), endpoint("n2", "10.65.4.2").body["spec"].clone());
+    moved.body.insert(
+        "spec".into(),
+        endpoint("n2", "10.65.4.2").body["spec"].clone(),
+    );
     assert_denied(world.n2().update(moved).await, Denial::NotYourNode);
-    world.n1().delete(own.key(), Precondition::Any).await.unwrap();
+    world
+        .n1()
+        .delete(own.key(), Precondition::Any)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -454,18 +619,27 @@ async fn every_other_kind_is_the_administrators() {
         Kind::IPAMBlock,
         Kind::WorkloadEndpoint,
     ];
-    for kind in Kind::ALL.iter().copied().filter(|kind| !nodes.contains(kind)) {
+    for kind in Kind::ALL
+        .iter()
+        .copied()
+        .filter(|kind| !nodes.contains(kind))
+    {
         let mut object = Object::new(&ObjectKey::cluster(kind, "default"), json!({}));
         if kind.scope() == model::kind::Scope::Namespaced {
             object.metadata.namespace = Some("default".into());
         }
         if kind == Kind::IPPool {
-            object.body.insert("spec".into(), json!({"cidr": "10.80.0.0/16"}));
+            object
+                .body
+                .insert("spec".into(), json!({"cidr": "10.80.0.0/16"}));
         }
         if kind == Kind::MeshConfiguration {
             object.metadata.name = "default".into();
             let open = json!({"spec": {"underlay": {"networks": ["0.0.0.0/0"]}}});
-            let patched = world.n1().patch(object.key(), open, Precondition::Any).await;
+            let patched = world
+                .n1()
+                .patch(object.key(), open, Precondition::Any)
+                .await;
             assert_denied(patched, Denial::AdministratorOnly);
             continue;
         }
@@ -495,11 +669,23 @@ async fn deleting_a_node_takes_what_belongs_to_it_and_nothing_else() {
     let world = World::new().await;
     world.block().await;
     world.n1().create(key_claim(1, "n1")).await.unwrap();
-    world.n1().create(address_claim("192.0.2.1", "n1")).await.unwrap();
-    world.n1().create(endpoint("n1", "10.65.4.2")).await.unwrap();
+    world
+        .n1()
+        .create(address_claim("192.0.2.1", "n1"))
+        .await
+        .unwrap();
+    world
+        .n1()
+        .create(endpoint("n1", "10.65.4.2"))
+        .await
+        .unwrap();
     world.n2().create(key_claim(2, "n2")).await.unwrap();
 
-    world.admin().delete(node_key("n1"), Precondition::Any).await.unwrap();
+    world
+        .admin()
+        .delete(node_key("n1"), Precondition::Any)
+        .await
+        .unwrap();
 
     let mut left = Vec::new();
     for kind in [
@@ -528,12 +714,18 @@ async fn an_administrators_pool_may_not_contradict_what_is_stored() {
     ] {
         let pool = Object::new(&ObjectKey::cluster(Kind::IPPool, name), spec);
         let refused = world.admin().create(pool).await;
-        assert!(matches!(refused, Err(StoreError::Invalid(_))), "{name}: {refused:?}");
+        assert!(
+            matches!(refused, Err(StoreError::Invalid(_))),
+            "{name}: {refused:?}"
+        );
     }
     let moved = json!({"spec": {"cidr": "10.80.0.0/16"}});
     let pool = ObjectKey::cluster(Kind::IPPool, "pool-a");
     let refused = world.admin().patch(pool, moved, Precondition::Any).await;
-    assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Invalid(_))),
+        "{refused:?}"
+    );
 }
 
 fn assert_denied<T: std::fmt::Debug>(result: Result<T, StoreError>, denial: Denial) {
@@ -558,7 +750,11 @@ fn key_claim(number: u8, node: &str) -> Object {
 fn address_claim(address: &str, node: &str) -> Object {
     let address: IpAddr = address.parse().unwrap();
 
-    AddressClaim { address, node: node.parse().unwrap() }.to_object()
+    AddressClaim {
+        address,
+        node: node.parse().unwrap(),
+    }
+    .to_object()
 }
 
 fn block(node: &str, cidr: &str) -> IpamBlock {

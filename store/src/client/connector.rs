@@ -54,9 +54,20 @@ impl Target {
         Self { host, port }
     }
 
+    /// Returns the server's URL, its port included.
+    pub(crate) fn url(&self) -> String {
+        let Self { host, port } = self;
+        if host.contains(':') {
+            format!("https://[{host}]:{port}")
+        } else {
+            format!("https://{host}:{port}")
+        }
+    }
+
     /// Reads `https://HOST[:PORT]`; the port is 7443 unless it says otherwise.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
-        let wrong = || format!("{url:?} is not a server's URL: expected https://HOST[:{SERVER_PORT}]");
+        let wrong =
+            || format!("{url:?} is not a server's URL: expected https://HOST[:{SERVER_PORT}]");
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let host = uri.host().ok_or_else(wrong)?;
         if uri.scheme_str() != Some("https") || !matches!(uri.path(), "" | "/") {
@@ -64,7 +75,10 @@ impl Target {
         }
         let host = host.trim_start_matches('[').trim_end_matches(']');
 
-        Ok(Self::new(host.to_owned(), uri.port_u16().unwrap_or(SERVER_PORT)))
+        Ok(Self::new(
+            host.to_owned(),
+            uri.port_u16().unwrap_or(SERVER_PORT),
+        ))
     }
 }
 
@@ -85,9 +99,15 @@ impl Connector {
         source: IpAddr,
         first: impl IntoIterator<Item = Target>,
     ) -> Self {
-        let targets = first.into_iter().chain(self.targets.iter().cloned()).collect();
+        let targets = first
+            .into_iter()
+            .chain(self.targets.iter().cloned())
+            .collect();
 
-        Self { source: Some(source), ..Self::new(targets, self.tls()) }
+        Self {
+            source: Some(source),
+            ..Self::new(targets, self.tls())
+        }
     }
 
     /// Returns a connector to these servers alone; `None` where there are none.
@@ -137,14 +157,24 @@ impl Connector {
 
     async fn connect_target(&self, target: &Target) -> io::Result<TlsStream<TcpStream>> {
         let Target { host, port } = target;
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{host}:{port}: {error}"));
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{host}:{port}: {error}"));
         let mut failure = named(io::Error::other("no address of the family that is wanted"));
-        for address in tokio::net::lookup_host((host.as_str(), *port)).await.map_err(named)? {
-            if self.source.is_some_and(|source| source.is_ipv4() != address.is_ipv4()) {
+        for address in tokio::net::lookup_host((host.as_str(), *port))
+            .await
+            .map_err(named)?
+        {
+            if self
+                .source
+                .is_some_and(|source| source.is_ipv4() != address.is_ipv4())
+            {
                 continue;
             }
             let attempt = tokio::time::timeout(CONNECT_TIMEOUT, self.connect_address(address));
-            match attempt.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            match attempt
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failure = named(error),
             }
@@ -154,7 +184,11 @@ impl Connector {
     }
 
     async fn connect_address(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
         if let Some(source) = self.source {
             socket.bind(SocketAddr::new(source, 0))?;
         }
@@ -188,10 +222,25 @@ mod tests {
     fn a_server_is_named_by_an_https_url() {
         let target = |host: &str, port| Ok(Target::new(host.to_owned(), port));
 
-        assert_eq!(Target::parse("https://192.0.2.1:7000"), target("192.0.2.1", 7000));
-        assert_eq!(Target::parse("https://[2001:db8::1]"), target("2001:db8::1", 7443));
-        assert_eq!(Target::parse("https://mesh.example/"), target("mesh.example", 7443));
-        for wrong in ["", "192.0.2.1", "http://192.0.2.1", "https://h/path", "https://"] {
+        assert_eq!(
+            Target::parse("https://192.0.2.1:7000"),
+            target("192.0.2.1", 7000)
+        );
+        assert_eq!(
+            Target::parse("https://[2001:db8::1]"),
+            target("2001:db8::1", 7443)
+        );
+        assert_eq!(
+            Target::parse("https://mesh.example/"),
+            target("mesh.example", 7443)
+        );
+        for wrong in [
+            "",
+            "192.0.2.1",
+            "http://192.0.2.1",
+            "https://h/path",
+            "https://",
+        ] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -5,12 +5,7 @@ use std::{path::Path, time::Duration};
 use jiff::Timestamp;
 
 use super::{Client, call};
-use crate::{
-    Credential, StoreError,
-    certificate::PrivateKey,
-    message::proto,
-    source::jittered,
-};
+use crate::{Credential, StoreError, certificate::PrivateKey, message::proto, source::jittered};
 
 /// How soon a renewal that failed is tried again, at first.
 const RETRY_FIRST: Duration = Duration::from_secs(15);
@@ -40,9 +35,13 @@ impl Client {
         let present = self.credential().await;
         let servers = merged(present.servers(), reply.servers);
         // The CA is the one we hold: a server does not replace what we know it by.
-        let renewed =
-            Credential::new(servers, present.ca().to_owned(), reply.certificate, key.reveal())
-                .map_err(unusable)?;
+        let renewed = Credential::new(
+            servers,
+            present.ca().to_owned(),
+            reply.certificate,
+            key.reveal(),
+        )
+        .map_err(unusable)?;
         self.connector.set_tls(renewed.tls().map_err(unusable)?);
         *self.credential.write().await = renewed.clone();
 
@@ -86,5 +85,10 @@ impl Client {
 fn merged(known: &[String], announced: Vec<String>) -> Vec<String> {
     let fresh = announced.into_iter().filter(|url| !known.contains(url));
 
-    known.iter().cloned().chain(fresh.collect::<Vec<_>>()).take(16).collect()
+    known
+        .iter()
+        .cloned()
+        .chain(fresh.collect::<Vec<_>>())
+        .take(16)
+        .collect()
 }

@@ -45,7 +45,10 @@ impl Shuffled {
 
 impl Blocked {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, open: watch::Sender::new(true) }
+        Self {
+            store,
+            open: watch::Sender::new(true),
+        }
     }
 
     pub(super) fn gate(&self) -> Gate {

@@ -46,7 +46,12 @@ pub(crate) struct Follow {
 
 impl Feeds {
     pub(super) fn new() -> Self {
-        Self(Kind::ALL.iter().map(|kind| (*kind, broadcast::Sender::new(RING))).collect())
+        Self(
+            Kind::ALL
+                .iter()
+                .map(|kind| (*kind, broadcast::Sender::new(RING)))
+                .collect(),
+        )
     }
 
     /// Hands a change to whoever watches its kind.
@@ -69,7 +74,13 @@ impl Feeds {
         let last = from.0.parse().map_err(|_| StoreError::Compacted(kind))?;
         let sender = self.0.get(&kind).ok_or(StoreError::Compacted(kind))?;
 
-        Ok(Follow { readers, kind, last, live: sender.subscribe(), behind: true })
+        Ok(Follow {
+            readers,
+            kind,
+            last,
+            live: sender.subscribe(),
+            behind: true,
+        })
     }
 }
 
@@ -134,7 +145,10 @@ impl Committed {
     pub(super) fn event(&self) -> Result<WatchEvent, StoreError> {
         let Some(json) = &self.json else {
             let revision = Revision(self.revision.to_string());
-            return Ok(WatchEvent::Deleted { key: self.key.clone(), revision });
+            return Ok(WatchEvent::Deleted {
+                key: self.key.clone(),
+                revision,
+            });
         };
 
         decode(json).map(WatchEvent::Applied)

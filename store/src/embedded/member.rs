@@ -46,7 +46,10 @@ impl Embedded {
         request: &TokenRequest,
     ) -> Result<Timestamp, StoreError> {
         if request.ttl.is_zero() || request.ttl > TTL_MAX {
-            return Err(StoreError::invalid("ttl", "expected more than 0 and at most 30 days"));
+            return Err(StoreError::invalid(
+                "ttl",
+                "expected more than 0 and at most 30 days",
+            ));
         }
         let ttl = i64::try_from(request.ttl.as_secs())
             .map_err(|_| StoreError::invalid("ttl", "expected at most 30 days"))?;
@@ -57,12 +60,16 @@ impl Embedded {
         self.writer
             .write(move |writing| {
                 forget_old(writing)?;
-                let open: i64 = writing
-                    .connection
-                    .query_row("SELECT count(*) FROM token", (), |row| row.get(0))?;
+                let open: i64 =
+                    writing
+                        .connection
+                        .query_row("SELECT count(*) FROM token", (), |row| row.get(0))?;
                 if open >= TOKENS_MAX {
                     let limit = TOKENS_MAX as usize;
-                    return Err(StoreError::TooMany { what: "tokens".to_owned(), limit });
+                    return Err(StoreError::TooMany {
+                        what: "tokens".to_owned(),
+                        limit,
+                    });
                 }
                 let expires = writing.now + ttl.seconds();
                 writing
@@ -81,27 +88,35 @@ impl Embedded {
     /// Lists the tokens that are kept.
     pub(crate) async fn tokens(&self) -> Result<Vec<TokenEntry>, StoreError> {
         let sql = "SELECT id, node, replaces, expires, used_by FROM token ORDER BY expires, id";
-        let rows = self
-            .readers
-            .read(|connection| {
-                connection
+        let rows =
+            self.readers
+                .read(|connection| {
+                    connection
                     .prepare_cached(sql)?
                     .query_map((), |row| {
                         Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
                     })?
                     .collect::<rusqlite::Result<Vec<(_, Option<String>, _, i64, Option<String>)>>>()
-            })
-            .await?;
+                })
+                .await?;
         let stored = |what: String| StoreError::Internal(format!("a stored token: {what}"));
         let name = |text: Option<String>| {
-            text.map(|text| text.parse::<NodeName>()).transpose().map_err(|e| stored(e.to_string()))
+            text.map(|text| text.parse::<NodeName>())
+                .transpose()
+                .map_err(|e| stored(e.to_string()))
         };
 
         rows.into_iter()
             .map(|(id, node, replace, expires, used_by)| {
                 let expires =
                     Timestamp::from_second(expires).map_err(|error| stored(error.to_string()))?;
-                Ok(TokenEntry { id, node: name(node)?, replace, expires, used_by: name(used_by)? })
+                Ok(TokenEntry {
+                    id,
+                    node: name(node)?,
+                    replace,
+                    expires,
+                    used_by: name(used_by)?,
+                })
             })
             .collect()
     }
@@ -115,7 +130,10 @@ impl Embedded {
                     .prepare_cached("DELETE FROM token WHERE id = ?")?
                     .execute([&id])?;
                 match deleted {
-                    0 => Err(StoreError::invalid("id", format!("there is no token {id:.64}"))),
+                    0 => Err(StoreError::invalid(
+                        "id",
+                        format!("there is no token {id:.64}"),
+                    )),
                     _ => Ok(()),
                 }
             })
@@ -157,7 +175,9 @@ impl Embedded {
         identity: Identity,
         signed: Signed,
     ) -> Result<(), StoreError> {
-        self.writer.write(move |writing| note(writing, &identity, &signed)).await
+        self.writer
+            .write(move |writing| note(writing, &identity, &signed))
+            .await
     }
 
     /// Notes a certificate that was signed for whoever showed a good one.
@@ -187,7 +207,10 @@ impl Embedded {
         let revoked: Option<bool> = self
             .readers
             .read(move |connection| {
-                connection.prepare_cached(sql)?.query_row([serial], |row| row.get(0)).optional()
+                connection
+                    .prepare_cached(sql)?
+                    .query_row([serial], |row| row.get(0))
+                    .optional()
             })
             .await?;
 
@@ -212,15 +235,22 @@ pub(super) fn check_good(writing: &Writing<'_>, shown: Option<&str>) -> Result<(
         return Ok(());
     }
 
-    Err(StoreError::Unauthenticated("the certificate was revoked".to_owned()))
+    Err(StoreError::Unauthenticated(
+        "the certificate was revoked".to_owned(),
+    ))
 }
 
-/// Ends every certificate of a name.
+/// Ends every certificate of a name, and the tokens it came by: a used one is answered again only
+/// while its holder is a member.
 pub(super) fn revoke(writing: &mut Writing<'_>, role: &str, name: &str) -> Result<(), StoreError> {
     let mut statement = writing.connection.prepare_cached(
         "UPDATE certificate SET revoked = 1 WHERE role = ? AND name = ? AND revoked = 0",
     )?;
     writing.revoked += statement.execute([role, name])?;
+    writing
+        .connection
+        .prepare_cached("DELETE FROM token WHERE used_by = ?")?
+        .execute([name])?;
 
     Ok(())
 }
@@ -231,7 +261,11 @@ fn enter(writing: &mut Writing<'_>, name: &NodeName, replace: bool) -> Result<()
     let Some(old) = writing.object(&key)? else {
         // A name may have certificates from before its Node was deleted.
         revoke(writing, "node", name.as_str())?;
-        create(writing, &Caller::local_admin(), Object::new(&key, json!({})))?;
+        create(
+            writing,
+            &Caller::local_admin(),
+            Object::new(&key, json!({})),
+        )?;
         return Ok(());
     };
     if !replace {
@@ -252,7 +286,11 @@ fn enter(writing: &mut Writing<'_>, name: &NodeName, replace: bool) -> Result<()
 fn without_own_words(mut node: Object) -> Object {
     node.body.remove("status");
     node.metadata.annotations.remove(RECORD_ANNOTATION);
-    if let Some(spec) = node.body.get_mut("spec").and_then(|spec| spec.as_object_mut()) {
+    if let Some(spec) = node
+        .body
+        .get_mut("spec")
+        .and_then(|spec| spec.as_object_mut())
+    {
         spec.remove("wireguard");
         spec.remove("addresses");
         if let Some(bgp) = spec.get_mut("bgp").and_then(|bgp| bgp.as_object_mut()) {
@@ -265,40 +303,39 @@ fn without_own_words(mut node: Object) -> Object {
 }
 
 /// Checks a token, and returns the name that it admits.
-fn name(
-    row: &TokenRow,
-    admission: &Admission,
-    now: Timestamp,
-) -> Result<NodeName, StoreError> {
+fn name(row: &TokenRow, admission: &Admission, now: Timestamp) -> Result<NodeName, StoreError> {
     let fits: bool = admission.token.hash()[..].ct_eq(&row.hash).into();
     if !fits {
         return Err(unknown());
     }
     if row.expires <= now.as_second() {
-        return Err(StoreError::Unauthenticated("the token has expired".to_owned()));
+        return Err(StoreError::Unauthenticated(
+            "the token has expired".to_owned(),
+        ));
+    }
+    if row.used_by.is_some() && row.used_key.as_deref() != Some(&admission.key_hash) {
+        return Err(StoreError::Unauthenticated(
+            "the token has been used".to_owned(),
+        ));
     }
     let stored = row.used_by.as_ref().or(row.node.as_ref());
     let bound: Option<NodeName> = stored
         .map(|name| name.parse())
         .transpose()
         .map_err(|error| StoreError::Internal(format!("a stored token: {error}")))?;
-    let name = match (bound, &admission.name) {
+
+    match (bound, &admission.name) {
         (Some(bound), Some(wished)) if bound != *wished => {
             let message = format!("the token is for {bound}, not for {wished}");
-            return Err(StoreError::invalid("name", message));
+            Err(StoreError::invalid("name", message))
         }
-        (Some(bound), _) => bound,
-        (None, Some(wished)) => wished.clone(),
+        (Some(bound), _) => Ok(bound),
+        (None, Some(wished)) => Ok(wished.clone()),
         (None, None) => {
             let message = "the token names no node: say which";
-            return Err(StoreError::invalid(crate::enrol::NAME_FIELD, message));
+            Err(StoreError::invalid(crate::enrol::NAME_FIELD, message))
         }
-    };
-    if row.used_by.is_some() && row.used_key.as_deref() != Some(&admission.key_hash) {
-        return Err(StoreError::Unauthenticated("the token has been used".to_owned()));
     }
-
-    Ok(name)
 }
 
 fn unknown() -> StoreError {
@@ -326,15 +363,13 @@ fn token(writing: &Writing<'_>, id: &str) -> Result<Option<TokenRow>, StoreError
         .optional()?)
 }
 
-fn note(
-    writing: &mut Writing<'_>,
-    identity: &Identity,
-    signed: &Signed,
-) -> Result<(), StoreError> {
+fn note(writing: &mut Writing<'_>, identity: &Identity, signed: &Signed) -> Result<(), StoreError> {
     forget_old(writing)?;
     writing
         .connection
-        .prepare_cached("INSERT INTO certificate (serial, role, name, expires) VALUES (?, ?, ?, ?)")?
+        .prepare_cached(
+            "INSERT INTO certificate (serial, role, name, expires) VALUES (?, ?, ?, ?)",
+        )?
         .execute(params![
             signed.serial,
             identity.role(),
@@ -348,7 +383,10 @@ fn note(
 /// Forgets tokens and certificates that ended a day ago: TLS refuses the latter by their date.
 fn forget_old(writing: &Writing<'_>) -> Result<(), StoreError> {
     let past = writing.now.as_second().saturating_sub(24 * 3600);
-    for sql in ["DELETE FROM token WHERE expires < ?", "DELETE FROM certificate WHERE expires < ?"] {
+    for sql in [
+        "DELETE FROM token WHERE expires < ?",
+        "DELETE FROM certificate WHERE expires < ?",
+    ] {
         writing.connection.prepare_cached(sql)?.execute([past])?;
     }
 

@@ -11,9 +11,14 @@ pub(super) fn put(connection: &Connection, object: &Object) -> rusqlite::Result<
     if object.kind != Kind::IPAMBlock {
         return Ok(());
     }
-    let cidr = object.body.get("spec").and_then(|spec| spec.get("cidr")?.as_str()?.parse().ok());
+    let cidr = object
+        .body
+        .get("spec")
+        .and_then(|spec| spec.get("cidr")?.as_str()?.parse().ok());
     // A block without a readable range overlaps nothing; nobody uses it either.
-    let Some(cidr) = cidr else { return remove(connection, &object.key()) };
+    let Some(cidr) = cidr else {
+        return remove(connection, &object.key());
+    };
     let (first, last) = ends(cidr);
     connection
         .prepare_cached("INSERT OR REPLACE INTO block_range VALUES (?, ?, ?)")?

@@ -55,7 +55,9 @@ pub(crate) struct Page {
 
 impl Readers {
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
-        let idle = (0..CONNECTIONS).map(|_| schema::open_reader(path)).collect::<Result<_, _>>()?;
+        let idle = (0..CONNECTIONS)
+            .map(|_| schema::open_reader(path))
+            .collect::<Result<_, _>>()?;
 
         Ok(Self {
             idle: Arc::new(Mutex::new(idle)),
@@ -72,7 +74,11 @@ impl Readers {
                     "SELECT json FROM object WHERE kind = ? AND namespace = ? AND name = ?",
                 )?
                 .query_row(
-                    params![key.kind.as_str(), key.namespace.unwrap_or_default(), key.name],
+                    params![
+                        key.kind.as_str(),
+                        key.namespace.unwrap_or_default(),
+                        key.name
+                    ],
                     |row| text(row, 0),
                 )
                 .optional()
@@ -97,7 +103,9 @@ impl Readers {
                  WHERE kind = ? AND revision > ? ORDER BY revision LIMIT ?",
             )?;
             let changes = statement
-                .query_map(params![kind.as_str(), after, limit], |row| change(row, kind))?
+                .query_map(params![kind.as_str(), after, limit], |row| {
+                    change(row, kind)
+                })?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
 
             Ok(Ok(changes))
@@ -146,7 +154,10 @@ impl Readers {
         read: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let closed = || StoreError::Unavailable("the store was closed".to_owned());
-        let permit = Arc::clone(&self.free).acquire_owned().await.map_err(|_| closed())?;
+        let permit = Arc::clone(&self.free)
+            .acquire_owned()
+            .await
+            .map_err(|_| closed())?;
         let idle = Arc::clone(&self.idle);
         let task = tokio::task::spawn_blocking(move || {
             let lock = || idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,9 +168,13 @@ impl Readers {
 
             Some(result)
         });
-        let result = task.await.map_err(|error| StoreError::Internal(error.to_string()))?;
+        let result = task
+            .await
+            .map_err(|error| StoreError::Internal(error.to_string()))?;
 
-        result.ok_or_else(closed)?.map_err(|error| StoreError::Internal(error.to_string()))
+        result
+            .ok_or_else(closed)?
+            .map_err(|error| StoreError::Internal(error.to_string()))
     }
 }
 
@@ -183,13 +198,21 @@ fn send_pages(
         if bytes >= PAGE_BYTES || objects.len() >= PAGE_OBJECTS {
             let full = std::mem::take(&mut objects);
             bytes = 0;
-            if !send(Page { objects: full, revision: revision.clone(), last: false }) {
+            if !send(Page {
+                objects: full,
+                revision: revision.clone(),
+                last: false,
+            }) {
                 return Ok(false);
             }
         }
     }
 
-    Ok(send(Page { objects, revision, last: true }))
+    Ok(send(Page {
+        objects,
+        revision,
+        last: true,
+    }))
 }
 
 /// Returns the newest revision.
@@ -228,9 +251,11 @@ fn text(row: &Row<'_>, index: usize) -> rusqlite::Result<Bytes> {
     row.get_ref(index)?
         .as_bytes()
         .map(Bytes::copy_from_slice)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(
-            index,
-            rusqlite::types::Type::Text,
-            Box::new(error),
-        ))
+        .map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(
+                index,
+                rusqlite::types::Type::Text,
+                Box::new(error),
+            )
+        })
 }

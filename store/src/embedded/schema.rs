@@ -42,8 +42,7 @@ CREATE INDEX certificate_name ON certificate (role, name);
 /// Opens the connection that writes; makes the database where there is none.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     let mut connection = Connection::open(path)?;
-    let mode: String =
-        connection.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))?;
+    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))?;
     if mode != "wal" {
         return Err(OpenError::Journal(mode));
     }
@@ -74,7 +73,12 @@ fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
         VERSION => {}
-        other => return Err(OpenError::Version { found: other, known: VERSION }),
+        other => {
+            return Err(OpenError::Version {
+                found: other,
+                known: VERSION,
+            });
+        }
     }
 
     Ok(transaction.commit()?)

@@ -20,21 +20,26 @@ pub(super) fn check(object: &mut Object) -> Result<(), StoreError> {
     let key = object.key();
     check_key(&key)?;
     let ours = object.kind.api_version();
-    let stored = ours.starts_with("projectcalico.org/")
-        && object.api_version == "crd.projectcalico.org/v1";
+    let stored =
+        ours.starts_with("projectcalico.org/") && object.api_version == "crd.projectcalico.org/v1";
     if object.api_version != ours && !stored {
         let message = format!("expected {ours}, found {:?}", clip(&object.api_version));
         return Err(StoreError::invalid("apiVersion", message));
     }
     object.api_version = ours.to_owned();
 
-    Resource::try_from(&*object).map(|_| ()).map_err(StoreError::Invalid)
+    Resource::try_from(&*object)
+        .map(|_| ())
+        .map_err(StoreError::Invalid)
 }
 
 /// Checks that a key can name an object.
 pub(super) fn check_key(key: &ObjectKey) -> Result<(), StoreError> {
     if !is_object_name(&key.name) {
-        let message = format!("expected a lower-case DNS subdomain, found {:?}", clip(&key.name));
+        let message = format!(
+            "expected a lower-case DNS subdomain, found {:?}",
+            clip(&key.name)
+        );
         return Err(StoreError::invalid("metadata.name", message));
     }
     match (key.kind.scope(), key.namespace.as_deref()) {
@@ -53,9 +58,17 @@ pub(super) fn check_key(key: &ObjectKey) -> Result<(), StoreError> {
 
 /// Checks an object's size.
 pub(super) fn check_size(key: &ObjectKey, bytes: usize) -> Result<(), StoreError> {
-    let limit = if key.kind == Kind::Node { NODE_MAX } else { OBJECT_MAX };
+    let limit = if key.kind == Kind::Node {
+        NODE_MAX
+    } else {
+        OBJECT_MAX
+    };
     if bytes > limit {
-        return Err(StoreError::TooLarge { what: key.to_string(), bytes, limit });
+        return Err(StoreError::TooLarge {
+            what: key.to_string(),
+            bytes,
+            limit,
+        });
     }
 
     Ok(())

@@ -36,12 +36,18 @@ impl Factory for InProcess {
 pub(crate) fn options(log: Log) -> Options {
     match log {
         Log::Long => Options::default(),
-        Log::Short => Options { log_changes: 16, ..Options::default() },
+        Log::Short => Options {
+            log_changes: 16,
+            ..Options::default()
+        },
     }
 }
 
 fn service(name: &str) -> Object {
-    Object::new(&ObjectKey::namespaced(Kind::Service, "default", name), json!({"n": 1}))
+    Object::new(
+        &ObjectKey::namespaced(Kind::Service, "default", name),
+        json!({"n": 1}),
+    )
 }
 
 #[tokio::test]
@@ -76,18 +82,29 @@ async fn a_database_of_a_newer_version_is_left_alone() {
 
     let opened = Embedded::open(&path, Options::default());
 
-    assert!(matches!(opened.err(), Some(OpenError::Version { found: 99, known: 1 })));
+    assert!(matches!(
+        opened.err(),
+        Some(OpenError::Version {
+            found: 99,
+            known: 1
+        })
+    ));
 }
 
 #[tokio::test]
 async fn the_log_stays_within_its_bytes() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store.db");
-    let options = Options { log_changes: 1000, log_bytes: 64 * 1024 };
+    let options = Options {
+        log_changes: 1000,
+        log_bytes: 64 * 1024,
+    };
     let store = Embedded::open(&path, options).unwrap();
     let session = store.session(Caller::local_admin());
     let mut object = service("web");
-    object.body.insert("spec".into(), json!({"blob": "x".repeat(10_000)}));
+    object
+        .body
+        .insert("spec".into(), json!({"blob": "x".repeat(10_000)}));
     let mut object = session.create(object).await.unwrap();
     for number in 0..50 {
         object.body.insert("status".into(), json!(number));
@@ -100,7 +117,10 @@ async fn the_log_stays_within_its_bytes() {
             Ok((row.get(0)?, row.get(1)?))
         })
         .unwrap();
-    assert!((1..=6).contains(&rows) && bytes <= 64 * 1024, "{rows} rows, {bytes} bytes");
+    assert!(
+        (1..=6).contains(&rows) && bytes <= 64 * 1024,
+        "{rows} rows, {bytes} bytes"
+    );
 }
 
 #[tokio::test]
@@ -113,9 +133,17 @@ async fn a_watcher_that_does_not_read_holds_nobody_up_and_misses_nothing() {
     let first = session.create(service("first")).await.unwrap();
     let mut expected = vec![first];
     // Live, then far more than the ring in memory holds.
-    assert_eq!(slow.next().await.unwrap().unwrap(), crate::WatchEvent::Applied(expected[0].clone()));
+    assert_eq!(
+        slow.next().await.unwrap().unwrap(),
+        crate::WatchEvent::Applied(expected[0].clone())
+    );
     for number in 0..1000 {
-        expected.push(session.create(service(&format!("s{number}"))).await.unwrap());
+        expected.push(
+            session
+                .create(service(&format!("s{number}")))
+                .await
+                .unwrap(),
+        );
     }
 
     for object in &expected[1..] {
@@ -129,7 +157,10 @@ async fn a_refused_write_leaves_the_others_of_its_transaction_alone() {
     let directory = tempfile::tempdir().unwrap();
     let store = Embedded::open(&directory.path().join("store.db"), Options::default()).unwrap();
     let session = store.session(Caller::local_admin());
-    let mut start = session.watch(Kind::Service, Revision("1".into())).await.unwrap();
+    let mut start = session
+        .watch(Kind::Service, Revision("1".into()))
+        .await
+        .unwrap();
     let writes = (0..200).map(|number| {
         // Every third name is taken by the one before it.
         let name = format!("s{}", number - i32::from(number % 3 == 2));
@@ -140,12 +171,19 @@ async fn a_refused_write_leaves_the_others_of_its_transaction_alone() {
 
     let (good, bad): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     assert_eq!((good.len(), bad.len()), (134, 66));
-    assert!(bad.iter().all(|result| matches!(result, Err(StoreError::AlreadyExists(_)))));
+    assert!(
+        bad.iter()
+            .all(|result| matches!(result, Err(StoreError::AlreadyExists(_))))
+    );
     let mut seen = Vec::new();
     for _ in 0..134 {
         seen.push(start.next().await.unwrap().unwrap().revision());
     }
     let stored = session.list(Kind::Service).await.unwrap();
     assert_eq!(stored.objects.len(), 134);
-    assert_eq!(stored.revision, *seen.last().unwrap(), "no revision was given to a refused write");
+    assert_eq!(
+        stored.revision,
+        *seen.last().unwrap(),
+        "no revision was given to a refused write"
+    );
 }

@@ -121,8 +121,12 @@ pub(super) fn replace(
     mut new: Object,
 ) -> Result<Object, StoreError> {
     new.metadata.uid.clone_from(&old.metadata.uid);
-    new.metadata.creation_timestamp.clone_from(&old.metadata.creation_timestamp);
-    new.metadata.resource_version.clone_from(&old.metadata.resource_version);
+    new.metadata
+        .creation_timestamp
+        .clone_from(&old.metadata.creation_timestamp);
+    new.metadata
+        .resource_version
+        .clone_from(&old.metadata.resource_version);
     if new == *old {
         return Ok(new);
     }
@@ -137,7 +141,9 @@ fn stored(
     key: &ObjectKey,
     expected: &Precondition,
 ) -> Result<Object, StoreError> {
-    let old = writing.object(key)?.ok_or_else(|| StoreError::NotFound(key.clone()))?;
+    let old = writing
+        .object(key)?
+        .ok_or_else(|| StoreError::NotFound(key.clone()))?;
     match expected {
         Precondition::Revision(revision) if *revision != old.revision() => {
             Err(StoreError::Conflict(key.clone()))
@@ -179,7 +185,9 @@ impl View for Writing<'_> {
 
 /// Returns a time as Kubernetes writes creation times: RFC 3339, whole seconds.
 fn seconds(now: Timestamp) -> String {
-    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+    Timestamp::from_second(now.as_second())
+        .unwrap_or(now)
+        .to_string()
 }
 
 /// Returns a random UUID (version 4, RFC 9562 §5.4).
@@ -192,5 +200,12 @@ fn uid() -> Result<String, StoreError> {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = hex::encode(bytes);
 
-    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+    Ok([
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-"))
 }

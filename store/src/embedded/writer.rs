@@ -90,9 +90,20 @@ impl Writer {
         let log = connection.query_row(
             "SELECT count(*), coalesce(sum(length(json)), 0) FROM log",
             (),
-            |row| Ok(LogSize { rows: row.get(0)?, bytes: row.get(1)? }),
+            |row| {
+                Ok(LogSize {
+                    rows: row.get(0)?,
+                    bytes: row.get(1)?,
+                })
+            },
         )?;
-        let thread = Thread { connection, options, feeds, revocations, log };
+        let thread = Thread {
+            connection,
+            options,
+            feeds,
+            revocations,
+            log,
+        };
         thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || thread.run(queue))
@@ -108,7 +119,11 @@ impl Writer {
     ) -> Result<T, StoreError> {
         let closed = || StoreError::Unavailable("the store was closed".to_owned());
         let (reply, answer) = oneshot::channel();
-        let task = Task { work: Some(work), result: None, reply };
+        let task = Task {
+            work: Some(work),
+            result: None,
+            reply,
+        };
         self.0.send(Box::new(task)).await.map_err(|_| closed())?;
 
         answer.await.map_err(|_| closed())?
@@ -159,8 +174,9 @@ impl Thread {
 
     /// Runs the jobs in one transaction, and tells watchers once it is on disk.
     fn commit(&mut self, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let revision = reader::current(&transaction)?;
         let mut writing = Writing {
             connection: &transaction,
@@ -172,7 +188,12 @@ impl Thread {
         for job in jobs {
             writing.savepoint(job.as_mut())?;
         }
-        let Writing { changes, revoked, revision: newest, .. } = writing;
+        let Writing {
+            changes,
+            revoked,
+            revision: newest,
+            ..
+        } = writing;
         let mut log = self.log;
         if newest != revision {
             transaction
@@ -221,7 +242,11 @@ impl Writing<'_> {
                 "SELECT json FROM object WHERE kind = ? AND namespace = ? AND name = ?",
             )?
             .query_row(
-                params![key.kind.as_str(), key.namespace.as_deref().unwrap_or(""), key.name],
+                params![
+                    key.kind.as_str(),
+                    key.namespace.as_deref().unwrap_or(""),
+                    key.name
+                ],
                 |row| row.get(0),
             )
             .optional()?;
@@ -231,7 +256,10 @@ impl Writing<'_> {
 
     /// Returns every object of a kind.
     pub(super) fn objects(&self, kind: Kind) -> Result<Vec<Object>, StoreError> {
-        self.decoded("SELECT json FROM object WHERE kind = ?", params![kind.as_str()])
+        self.decoded(
+            "SELECT json FROM object WHERE kind = ?",
+            params![kind.as_str()],
+        )
     }
 
     /// Returns every object of a kind that belongs to a node.
@@ -321,7 +349,11 @@ impl Writing<'_> {
                 text
             ])?;
         self.revision = revision;
-        self.changes.push(Committed { revision, key, json });
+        self.changes.push(Committed {
+            revision,
+            key,
+            json,
+        });
 
         Ok(())
     }
@@ -341,14 +373,12 @@ impl LogSize {
 }
 
 /// Removes the oldest changes while the log is too large, and remembers per kind how far that went.
-fn compact(
-    connection: &Connection,
-    log: &mut LogSize,
-    options: &Options,
-) -> rusqlite::Result<()> {
+fn compact(connection: &Connection, log: &mut LogSize, options: &Options) -> rusqlite::Result<()> {
     while log.exceeds(options) && log.rows > 1 {
         // The newest change stays, and no more goes than is too much.
-        let rows = (log.rows - options.log_changes).clamp(1, COMPACT_CHUNK).min(log.rows - 1);
+        let rows = (log.rows - options.log_changes)
+            .clamp(1, COMPACT_CHUNK)
+            .min(log.rows - 1);
         let (until, bytes): (i64, i64) = connection
             .prepare_cached(
                 "SELECT max(revision), coalesce(sum(length(json)), 0)
@@ -361,7 +391,9 @@ fn compact(
                  SELECT kind, max(revision) FROM log WHERE revision <= ? GROUP BY kind",
             )?
             .execute([until])?;
-        connection.prepare_cached("DELETE FROM log WHERE revision <= ?")?.execute([until])?;
+        connection
+            .prepare_cached("DELETE FROM log WHERE revision <= ?")?
+            .execute([until])?;
         log.rows -= rows;
         log.bytes -= bytes;
     }

@@ -181,7 +181,11 @@ impl Gate {
             .await
             .map_err(|_| Refusal::Slow)?
             .map_err(Refusal::Handshake)?;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let certificate = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first);
         let leaf = certificate.map(Leaf::parse).transpose()?;
         let known = leaf.is_some();
         let peer = Arc::new(Peer {
@@ -194,16 +198,32 @@ impl Gate {
         });
         // Seated before it is checked: whatever is revoked from here on cuts it.
         let (id, cut) = self.guests.seat(&peer)?;
-        let permits = if known { vec![seat] } else { vec![seat, stranger] };
-        let seats = Seats { guests: Arc::clone(&self.guests), id, _permits: permits };
+        let permits = if known {
+            vec![seat]
+        } else {
+            vec![seat, stranger]
+        };
+        let seats = Seats {
+            guests: Arc::clone(&self.guests),
+            id,
+            _permits: permits,
+        };
         let life = self.check(&peer, Timestamp::now()).await?;
 
-        Ok(Connection { stream, peer, end: Box::pin(sleep(life)), cut, _seats: seats })
+        Ok(Connection {
+            stream,
+            peer,
+            end: Box::pin(sleep(life)),
+            cut,
+            _seats: seats,
+        })
     }
 
     /// Returns how long a connection may live.
     async fn check(&self, peer: &Peer, now: Timestamp) -> Result<Duration, Refusal> {
-        let Some(leaf) = &peer.leaf else { return Ok(limit::STRANGER_LIFE) };
+        let Some(leaf) = &peer.leaf else {
+            return Ok(limit::STRANGER_LIFE);
+        };
         let good = self.context.store.is_good(leaf.serial.clone()).await;
         if !good.map_err(Refusal::Lookup)? || !peer.is_good(now) {
             return Err(Refusal::NotGood);
@@ -211,6 +231,13 @@ impl Gate {
         let left = leaf.not_after.as_second().saturating_sub(now.as_second());
 
         Ok(Duration::from_secs(left.max(0).unsigned_abs()))
+    }
+
+    /// Cuts every connection.
+    pub(super) fn cut_all(&self) {
+        for id in self.guests.ids() {
+            self.guests.cut(id);
+        }
     }
 
     /// Cuts connections whose certificate was revoked.
@@ -243,7 +270,11 @@ impl Guests {
         let mut present = self.lock();
         if let Some(leaf) = &peer.leaf {
             let same = |guest: &&Guest| {
-                guest.peer.leaf.as_ref().is_some_and(|other| other.identity == leaf.identity)
+                guest
+                    .peer
+                    .leaf
+                    .as_ref()
+                    .is_some_and(|other| other.identity == leaf.identity)
             };
             let limit = match leaf.identity {
                 crate::Identity::Node(_) => limit::CONNECTIONS_PER_NAME,
@@ -253,22 +284,38 @@ impl Guests {
                 return Err(Refusal::Crowded(leaf.identity.clone()));
             }
         }
-        present.insert(id, Guest { peer: Arc::clone(peer), cut });
+        present.insert(
+            id,
+            Guest {
+                peer: Arc::clone(peer),
+                cut,
+            },
+        );
 
         Ok((id, receiver))
+    }
+
+    fn ids(&self) -> Vec<u64> {
+        self.lock().keys().copied().collect()
     }
 
     fn serials(&self) -> Vec<(u64, String)> {
         let present = self.lock();
         let serial = |(id, guest): (&u64, &Guest)| {
-            guest.peer.leaf.as_ref().map(|leaf| (*id, leaf.serial.clone()))
+            guest
+                .peer
+                .leaf
+                .as_ref()
+                .map(|leaf| (*id, leaf.serial.clone()))
         };
 
         present.iter().filter_map(serial).collect()
     }
 
     fn cut(&self, id: u64) {
-        let Some(guest) = self.lock().remove(&id) else { return };
+        let Some(guest) = self.lock().remove(&id) else {
+            return;
+        };
         guest.peer.is_cut.store(true, Ordering::Release);
         if guest.cut.send(()).is_err() {
             tracing::debug!("a revoked connection had ended already");

@@ -60,9 +60,12 @@ impl Counters {
     pub fn denied(&self) -> impl Iterator<Item = (Denial, u64)> {
         let counts = Arc::clone(&self.0);
 
-        Denial::ALL.iter().zip(0..).map(move |(denial, index): (_, usize)| {
-            (*denial, counts.denied[index].load(Ordering::Relaxed))
-        })
+        Denial::ALL
+            .iter()
+            .zip(0..)
+            .map(move |(denial, index): (_, usize)| {
+                (*denial, counts.denied[index].load(Ordering::Relaxed))
+            })
     }
 
     /// Returns how many TLS handshakes failed or took too long.

@@ -48,8 +48,14 @@ impl Service {
             self.0.counters.count_unauthenticated();
             StoreError::Unauthenticated(reason.to_owned())
         };
-        let peer = request.extensions().get::<Arc<Peer>>().ok_or_else(|| nobody("no connection"))?;
-        let leaf = peer.leaf.clone().ok_or_else(|| nobody("show a certificate"))?;
+        let peer = request
+            .extensions()
+            .get::<Arc<Peer>>()
+            .ok_or_else(|| nobody("no connection"))?;
+        let leaf = peer
+            .leaf
+            .clone()
+            .ok_or_else(|| nobody("show a certificate"))?;
         if !peer.is_good(Timestamp::now()) {
             return Err(nobody("the certificate has ended or was revoked"));
         }
@@ -117,7 +123,10 @@ impl Service {
         if place.0.watches.fetch_add(1, Ordering::AcqRel) >= limit::WATCHES {
             self.0.counters.count_limited();
             let what = "watches on one connection".to_owned();
-            return Err(StoreError::TooMany { what, limit: limit::WATCHES });
+            return Err(StoreError::TooMany {
+                what,
+                limit: limit::WATCHES,
+            });
         }
 
         Ok(place)
@@ -179,10 +188,17 @@ impl proto::store_server::Store for Service {
         let kind = parse_kind(&request.get_ref().kind)?;
         let place = Arc::clone(&peer.lists).acquire_owned().await;
         let place = place.map_err(|_| StoreError::Unavailable("the server stops".to_owned()))?;
-        let pages = stream::unfold((self.0.store.pages(kind), place), |(mut pages, place)| async {
-            let page = pages.recv().await?.map(proto::ListPage::from).map_err(Status::from);
-            Some((page, (pages, place)))
-        });
+        let pages = stream::unfold(
+            (self.0.store.pages(kind), place),
+            |(mut pages, place)| async {
+                let page = pages
+                    .recv()
+                    .await?
+                    .map(proto::ListPage::from)
+                    .map_err(Status::from);
+                Some((page, (pages, place)))
+            },
+        );
 
         Ok(Response::new(pages.boxed()))
     }
@@ -191,7 +207,9 @@ impl proto::store_server::Store for Service {
         self.peer(&request)?;
         let key = request.into_inner().try_into()?;
 
-        Ok(Response::new(proto::Object { json: self.0.store.json(key).await? }))
+        Ok(Response::new(proto::Object {
+            json: self.0.store.json(key).await?,
+        }))
     }
 
     async fn watch(&self, request: Request<proto::WatchRequest>) -> Answer<Self::WatchStream> {
@@ -207,7 +225,10 @@ impl proto::store_server::Store for Service {
                 Ok(Err(error)) => return Some((Err(Status::from(error)), None)),
                 Err(_) => vec![bookmark(follow.revision())],
             };
-            Some((Ok(proto::WatchBatch { events: batch }), Some((follow, place))))
+            Some((
+                Ok(proto::WatchBatch { events: batch }),
+                Some((follow, place)),
+            ))
         });
 
         Ok(Response::new(batches.boxed()))
@@ -254,9 +275,16 @@ impl proto::store_server::Store for Service {
         let (_, leaf) = self.peer(&request)?;
         let now = Timestamp::now();
         let key = requested_key(&request.get_ref().signing_request)?;
-        let signed = self.0.authority.sign_request(&leaf.identity, &key, now).map_err(internal)?;
+        let signed = self
+            .0
+            .authority
+            .sign_request(&leaf.identity, &key, now)
+            .map_err(internal)?;
         let certificate = self.certificate(&leaf.identity, &signed, now).await?;
-        self.0.store.note_renewed(leaf.identity, leaf.serial, signed).await?;
+        self.0
+            .store
+            .note_renewed(leaf.identity, leaf.serial, signed)
+            .await?;
 
         Ok(Response::new(certificate))
     }
@@ -267,7 +295,9 @@ impl proto::store_server::Store for Service {
     ) -> Answer<proto::CreateTokenReply> {
         self.admin(&request)?;
         let asked = request.into_inner();
-        let node = (!asked.node.is_empty()).then(|| asked.node.parse()).transpose();
+        let node = (!asked.node.is_empty())
+            .then(|| asked.node.parse())
+            .transpose();
         let wanted = TokenRequest {
             node: node.map_err(|error| StoreError::invalid("node", format!("{error}")))?,
             ttl: Duration::from_secs(asked.ttl_seconds),
@@ -320,7 +350,9 @@ impl proto::join_server::Join for Service {
             let message = "the token is for another mesh".to_owned();
             return Err(StoreError::Unauthenticated(message).into());
         }
-        let name = (!request.name.is_empty()).then(|| request.name.parse()).transpose();
+        let name = (!request.name.is_empty())
+            .then(|| request.name.parse())
+            .transpose();
         let key = requested_key(&request.signing_request)?;
         let admission = Admission {
             token,
@@ -331,23 +363,37 @@ impl proto::join_server::Join for Service {
         let context = Arc::clone(&self.0);
         let sign = move |name: &model::NodeName| {
             let identity = Identity::Node(name.clone());
-            context.authority.sign_request(&identity, &key, now).map_err(internal)
+            context
+                .authority
+                .sign_request(&identity, &key, now)
+                .map_err(internal)
         };
-        let (name, signed) = self.0.store.admit(admission, sign).await.inspect_err(|error| {
-            self.0.counters.count_unauthenticated();
-            tracing::info!(%error, "a host was not admitted");
-        })?;
+        let (name, signed) = self
+            .0
+            .store
+            .admit(admission, sign)
+            .await
+            .inspect_err(|error| {
+                self.0.counters.count_unauthenticated();
+                tracing::info!(%error, "a host was not admitted");
+            })?;
         tracing::info!(node = %name, "a host was admitted");
         let identity = Identity::Node(name);
 
-        Ok(Response::new(self.certificate(&identity, &signed, now).await?))
+        Ok(Response::new(
+            self.certificate(&identity, &signed, now).await?,
+        ))
     }
 }
 
 impl From<Page> for proto::ListPage {
     fn from(page: Page) -> Self {
         Self {
-            objects: page.objects.into_iter().map(|json| proto::Object { json }).collect(),
+            objects: page
+                .objects
+                .into_iter()
+                .map(|json| proto::Object { json })
+                .collect(),
             revision: page.revision.0,
             last: page.last,
         }
@@ -384,7 +430,11 @@ impl From<crate::TokenEntry> for proto::TokenEntry {
 
 impl Precondition {
     fn decode(revision: String) -> Self {
-        if revision.is_empty() { Self::Any } else { Self::Revision(Revision(revision)) }
+        if revision.is_empty() {
+            Self::Any
+        } else {
+            Self::Revision(Revision(revision))
+        }
     }
 }
 
@@ -396,7 +446,8 @@ fn bookmark(revision: Revision) -> proto::WatchEvent {
 }
 
 fn key(key: Option<proto::ObjectKey>) -> Result<model::ObjectKey, StoreError> {
-    key.ok_or_else(|| StoreError::invalid("key", "expected a kind and a name"))?.try_into()
+    key.ok_or_else(|| StoreError::invalid("key", "expected a kind and a name"))?
+        .try_into()
 }
 
 fn requested_key(der: &[u8]) -> Result<RequestedKey, StoreError> {

@@ -11,7 +11,9 @@ use crate::{
 };
 
 mod join;
+mod origin;
 mod security;
+mod sys;
 
 mod contract {
     use super::*;
@@ -62,11 +64,26 @@ impl Served {
         let (stop, stopped) = oneshot::channel();
         let run = server.run(async move { drop(stopped.await) });
 
-        Self { directory, address, counters, store, stop: Some(stop), task: Some(tokio::spawn(run)) }
+        Self {
+            directory,
+            address,
+            counters,
+            store,
+            stop: Some(stop),
+            task: Some(tokio::spawn(run)),
+        }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("https://{}", self.address)
+        format!("https://{}", self.reachable())
+    }
+
+    /// Returns an address that a client can connect to.
+    fn reachable(&self) -> SocketAddr {
+        match self.address.ip().is_unspecified() {
+            true => SocketAddr::from(([127, 0, 0, 1], self.address.port())),
+            false => self.address,
+        }
     }
 
     pub(crate) fn admin(&self) -> Client {
@@ -82,7 +99,11 @@ impl Served {
     /// Makes a token.
     pub(crate) async fn token(&self, node: Option<&str>, replace: bool) -> Token {
         let node = node.map(|node| node.parse().unwrap());
-        let request = TokenRequest { node, ttl: Duration::from_secs(600), replace };
+        let request = TokenRequest {
+            node,
+            ttl: Duration::from_secs(600),
+            replace,
+        };
 
         self.admin().create_token(request).await.unwrap().0
     }
@@ -92,7 +113,12 @@ impl Served {
         let token = self.token(Some(name), false).await;
         let key = Enrolment::generate_key().unwrap();
         let server = self.url();
-        let enrolment = Enrolment { server: &server, token: &token, name: None, key: &key };
+        let enrolment = Enrolment {
+            server: &server,
+            token: &token,
+            name: None,
+            key: &key,
+        };
 
         Client::new(crate::enrol(enrolment, Timestamp::now()).await.unwrap()).unwrap()
     }
@@ -110,10 +136,18 @@ impl Served {
         let identity = Identity::Node(name.parse().unwrap());
         let signed = authority.sign_request(&identity, &request, at).unwrap();
         if noted == Noted::Yes {
-            self.store.note_certificate(identity, signed.clone()).await.unwrap();
+            self.store
+                .note_certificate(identity, signed.clone())
+                .await
+                .unwrap();
         }
 
-        Credential::new(vec![self.url()], authority.pem().to_owned(), signed.pem, key.reveal())
+        Credential::new(
+            vec![self.url()],
+            authority.pem().to_owned(),
+            signed.pem,
+            key.reveal(),
+        )
     }
 
     /// Stops it and returns what it leaves behind.
@@ -130,7 +164,10 @@ impl Factory for OverTheWire {
         async move {
             let served = Served::start(log).await;
 
-            Subject { store: Arc::new(served.admin()), guard: Box::new(served) }
+            Subject {
+                store: Arc::new(served.admin()),
+                guard: Box::new(served),
+            }
         }
         .boxed()
     }

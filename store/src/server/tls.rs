@@ -64,7 +64,11 @@ impl ServerCertificate {
         let chain = vec![der(&signed.pem)?, der(authority.pem())?];
         let secret = PrivateKeyDer::from_pem_slice(private.reveal().as_bytes())?;
         let key = Arc::new(CertifiedKey::from_der(chain, secret, &provider())?);
-        let present = Present { key, addresses, not_after: signed.not_after };
+        let present = Present {
+            key,
+            addresses,
+            not_after: signed.not_after,
+        };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(present);
 
         Ok(())
@@ -76,7 +80,10 @@ impl ServerCertificate {
         let present = self.0.lock().unwrap_or_else(PoisonError::into_inner);
 
         present.as_ref().is_some_and(|present| {
-            let left = present.not_after.as_second().saturating_sub(now.as_second());
+            let left = present
+                .not_after
+                .as_second()
+                .saturating_sub(now.as_second());
             present.addresses == *addresses && left > third
         })
     }

@@ -39,6 +39,9 @@ const ATTEMPT: Duration = Duration::from_millis(200);
 /// The folder of the programs, where it is not that of the caller.
 const FOLDER_VARIABLE: &str = "MESHD_BIN_DIR";
 
+/// The administrator's credential, on the server's host.
+const CREDENTIAL: &str = "/var/lib/meshd/server/admin.yaml";
+
 /// A service of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -176,14 +179,27 @@ impl Site {
         Ok(())
     }
 
+    /// Lets a node that stood aside (`mesh: false`) join the mesh, with its tunnel service; its agent is
+    /// started by [`Site::restart`].
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub fn admit(&mut self, node: &str) -> Result<(), SiteError> {
+        let programs = Programs::find()?;
+        let server = self.server_address()?;
+        let name = self.host(node)?.name.clone();
+        for spec in &mut self.state_mut().document.spec.nodes {
+            spec.mesh |= spec.name == name;
+        }
+        self.start_wire(&programs, &name)?;
+        self.join(&programs, &name, server)
+    }
+
+    /// The nodes that take part in the mesh.
     fn nodes(&self) -> Vec<Label> {
-        let nodes = self
-            .state()
-            .layout
-            .hosts
-            .iter()
-            .filter(|host| host.role == Role::Node);
-        nodes.map(|host| host.name.clone()).collect()
+        let spec = &self.state().document.spec;
+        let members = spec.nodes.iter().filter(|node| node.mesh);
+        members.map(|node| node.name.clone()).collect()
     }
 
     /// The first address of the server, where every node can reach it.
@@ -207,9 +223,10 @@ impl Site {
         self.start_program(&name, &host, &program, &place)?;
         let space = self.host_space(&host)?;
         let socket = SocketAddr::new(address, SERVER_PORT);
+        let credential = self.credential();
         let reached = || {
             let tried = space.run(|| TcpStream::connect_timeout(&socket, ATTEMPT));
-            tried.is_ok_and(|connected| connected.is_ok())
+            credential.exists() && tried.is_ok_and(|connected| connected.is_ok())
         };
         self.await_ready(&name, &format!("{socket} accepts nobody"), reached)
     }
@@ -264,6 +281,12 @@ impl Site {
         input: &[u8],
     ) -> Result<Vec<u8>, SiteError> {
         let place = self.state().place(host);
+        let mut program = program.clone();
+        if *host == server_label() {
+            program
+                .environment
+                .push(("MESHD_CONFIG".to_owned(), CREDENTIAL.to_owned()));
+        }
         let said = program.output(&place, input);
         said.map_err(|source| {
             let name = program

@@ -69,11 +69,15 @@ impl Place {
 }
 
 /// Variables that say where the caller's own meshd is: inside a lab they would name another one.
-const OF_THE_CALLER: [&str; 4] =
-    ["MESHD_CONFIG", "MESHD_SOCKET", "MESHD_STATE", "MESHD_WIRE_SOCKET"];
+const OF_THE_CALLER: [&str; 4] = [
+    "MESHD_CONFIG",
+    "MESHD_SOCKET",
+    "MESHD_STATE",
+    "MESHD_WIRE_SOCKET",
+];
 
 /// A program to be started.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Program {
     /// The file.
     pub file: PathBuf,

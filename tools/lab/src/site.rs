@@ -173,6 +173,10 @@ impl Site {
         &self.state
     }
 
+    pub(crate) fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         self.state.name()

@@ -90,6 +90,10 @@ fn yes() -> bool {
     true
 }
 
+fn is_yes(answer: &bool) -> bool {
+    *answer
+}
+
 /// One LAN of the underlay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -271,6 +275,9 @@ pub struct Node {
     /// Its pods.
     #[serde(default)]
     pub pods: Vec<Pod>,
+    /// Whether meshd runs on it from the start; false: it stands aside until it is admitted.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub mesh: bool,
 }
 
 /// A pod.

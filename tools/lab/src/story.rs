@@ -32,7 +32,7 @@ use crate::{
     sniffer::{Counts, Sniffer, Territory},
     spec::{self, Document, Label, PodName},
     state,
-    stream::Canary,
+    stream::{Canary, TICK},
 };
 
 pub use end::{End, Family, Node, Outside, Pod};
@@ -40,6 +40,9 @@ pub use topology::Topology;
 
 mod end;
 mod topology;
+
+/// How long a mesh may take to settle.
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// Numbers the labs of this process.
 static LABS: AtomicU32 = AtomicU32::new(0);
@@ -66,6 +69,8 @@ struct Inner {
     watch: Mutex<Watch>,
     canary: [u8; 12],
     canaries: AtomicU32,
+    /// Time between two records of a stream, in microseconds.
+    tick: AtomicU32,
     /// Devices of the machine's own namespace before there was a lab.
     devices: BTreeSet<String>,
 }
@@ -100,6 +105,7 @@ impl Lab {
             watch: Mutex::new(watch),
             canary: or_fail("random bytes", random()),
             canaries: AtomicU32::new(0),
+            tick: AtomicU32::new(micros(TICK)),
             devices: own_devices(),
         };
         Self {
@@ -107,7 +113,7 @@ impl Lab {
         }
     }
 
-    /// A mesh of such nodes on one LAN of both families, each with one pod `default/NAME`.
+    /// An encrypted mesh of such nodes on one LAN of both families, each with one pod `default/NAME`.
     pub fn mesh<const N: usize>(&self, names: [&str; N]) -> [Node; N] {
         let mut topology = Topology::new()
             .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
@@ -120,6 +126,7 @@ impl Lab {
                 .pod(&format!("default/{name}"));
         }
         self.build(topology.document());
+        self.encrypt();
         names.map(|name| self.node(name))
     }
 
@@ -152,7 +159,6 @@ impl Lab {
         *self.inner.slot() = Some(site);
         if mesh {
             self.sniff();
-            self.plaintext(Plaintext::Forbidden);
         }
     }
 
@@ -223,6 +229,41 @@ impl Lab {
             .site(|site| or_fail("the pod ends", site.delete_pod(pod.name())));
     }
 
+    /// Turns encryption on, waits until every node enforces it, and forbids plaintext from then on.
+    pub fn encrypt(&self) {
+        self.sniff();
+        self.switch("true");
+        self.await_phase("Enforced");
+        self.plaintext(Plaintext::Forbidden);
+    }
+
+    /// Allows plaintext, turns encryption off, and waits until every node has taken it down.
+    pub fn decrypt(&self) {
+        self.assert_no_plaintext();
+        self.plaintext(Plaintext::Allowed);
+        self.switch("false");
+        self.await_phase("Off");
+    }
+
+    fn switch(&self, enabled: &str) {
+        self.apply(&format!(
+            "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{wireguardEnabled: {enabled}}}\n"
+        ));
+    }
+
+    /// Waits until every agent says that its node's encryption is in that phase.
+    pub fn await_phase(&self, phase: &str) {
+        let mut said = BTreeMap::new();
+        let settled = poll_until(Instant::now() + SETTLE, || {
+            for node in self.nodes() {
+                let status = node.status();
+                said.insert(node.name().to_owned(), status["encryption"].clone());
+            }
+            said.values().all(|encryption| encryption["phase"] == phase)
+        });
+        assert!(settled, "not {phase} within {SETTLE:?}: {said:#?}");
+    }
+
     /// Waits until every agent has applied all that the store holds now.
     pub fn wait(&self) {
         let name = self.name();
@@ -245,6 +286,13 @@ impl Lab {
         let input = resources.as_bytes();
         self.inner
             .site(|site| or_fail("meshctl apply", site.meshctl(&arguments, input).map(drop)));
+    }
+
+    /// Lets a node that stood aside join; its agent is not started.
+    pub fn admit(&self, node: &Node) {
+        self.inner.site(|site| {
+            or_fail("the node joins", site.admit(node.name()));
+        });
     }
 
     /// Works with the lab itself.
@@ -284,6 +332,23 @@ impl Lab {
                 sniffer.set_territory(watch.territory.clone()),
             );
         }
+    }
+
+    /// Listens on one more device of a node, which the lab did not make.
+    pub fn sniff_device(&self, node: &Node, device: &str) {
+        let mut watch = self.inner.watch();
+        let (territory, canary) = (watch.territory.clone(), self.inner.canary);
+        let sniffer = Sniffer::start(&node.netns(), &[device], territory, &canary);
+        let name = format!("{}-{device}", node.name());
+        watch.sniffers.insert(
+            or_fail_text(&name, name.parse()),
+            or_fail("the sniffer starts", sniffer),
+        );
+    }
+
+    /// Streams that are started from now on send a record in every such time.
+    pub fn pace(&self, tick: Duration) {
+        self.inner.tick.store(micros(tick), Ordering::Relaxed);
     }
 
     /// Takes up what the lab has learnt since: new pods, new addresses of nodes.
@@ -371,6 +436,10 @@ impl Inner {
         })
     }
 
+    fn tick(&self) -> Duration {
+        Duration::from_micros(self.tick.load(Ordering::Relaxed).into())
+    }
+
     /// The mark of a stream: twelve bytes that all streams of the lab share, and its number.
     fn next_canary(&self) -> Canary {
         let number = self.canaries.fetch_add(1, Ordering::Relaxed);
@@ -412,6 +481,10 @@ impl Watch {
         }
         Some(text)
     }
+}
+
+fn micros(span: Duration) -> u32 {
+    u32::try_from(span.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// Sixteen bytes that nobody can guess, so that none is found by chance.

@@ -32,8 +32,8 @@ mod datagram;
 mod record;
 mod segment;
 
-/// Time between two records.
-const TICK: Duration = Duration::from_millis(1);
+/// Time between two records, where nobody asked for another.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 /// How long a stream may take until its first record is back.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -147,6 +147,8 @@ pub struct Ends {
     pub to: SocketAddr,
     /// What every record bears.
     pub canary: Canary,
+    /// Time between two records.
+    pub tick: Duration,
 }
 
 impl Stream {
@@ -160,6 +162,7 @@ impl Stream {
         protocol: Protocol,
         address: IpAddr,
         canary: Canary,
+        tick: Duration,
     ) -> Result<Self, StreamError> {
         let echo = Echo::on(far, protocol, address)?;
         let port = echo
@@ -170,6 +173,7 @@ impl Stream {
             from: None,
             to: SocketAddr::new(address, port),
             canary,
+            tick,
         };
         Self::start(near, protocol, ends, Some(echo))
     }
@@ -267,9 +271,9 @@ impl Drop for Stream {
 
 /// When the next record is due: those that a busy machine has missed are left out but for a few, so
 /// that no burst of them overflows a queue and looks like a loss on the way.
-fn catch_up(tick: Instant, now: Instant) -> Instant {
-    let behind = now.saturating_duration_since(tick);
-    if behind > TICK * 16 { now } else { tick }
+fn catch_up(due: Instant, tick: Duration, now: Instant) -> Instant {
+    let behind = now.saturating_duration_since(due);
+    if behind > tick * 16 { now } else { due }
 }
 
 /// A connected, non-blocking socket; a connection may still be on its way.

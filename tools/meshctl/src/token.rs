@@ -15,7 +15,9 @@ use store::{Client, Credential, TokenEntry, TokenRequest};
 /// A token admits one host, once. The server keeps only its hash: it is shown when it is made, and
 /// never again.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshctl token create\n  meshctl token create --node edge-7 --ttl 15m\n  meshctl token create --node edge-7 --replace     hands the name to another host\n  meshctl token list")]
+#[command(
+    after_help = "Examples:\n  meshctl token create\n  meshctl token create --node edge-7 --ttl 15m\n  meshctl token create --node edge-7 --replace     hands the name to another host\n  meshctl token list"
+)]
 pub(crate) struct Args {
     /// The administrator's credential [default: the server's on its host, else ~/.config/meshd/config.yaml].
     #[arg(long, env = "MESHD_CONFIG", global = true)]
@@ -71,7 +73,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let path = args.config.unwrap_or_else(Credential::default_path);
     let client = Client::new(Credential::load(&path)?)?;
     match args.command {
-        Command::Create { node, ttl, replace, output } => {
+        Command::Create {
+            node,
+            ttl,
+            replace,
+            output,
+        } => {
             create(&client, TokenRequest { node, ttl, replace }, output).await?;
         }
         Command::List { output } => list(&client, output).await?,
@@ -90,7 +97,9 @@ async fn create(client: &Client, request: TokenRequest, output: Output) -> anyho
         })
         .to_string()),
         Output::Text => {
-            say(&format!("Good until {expires}, once. On the host that is to join:"));
+            say(&format!(
+                "Good until {expires}, once. On the host that is to join:"
+            ));
             for server in &servers {
                 say(&format!("  meshd join {server} --token TOKEN"));
             }
@@ -124,14 +133,25 @@ fn row(token: &TokenEntry, now: Timestamp) -> [String; 5] {
         None if token.expires <= now => "expired".to_owned(),
         None => "open".to_owned(),
     };
-    let node = token.node.as_ref().map_or_else(|| "any new".to_owned(), ToString::to_string);
+    let node = token
+        .node
+        .as_ref()
+        .map_or_else(|| "any new".to_owned(), ToString::to_string);
 
-    [token.id.clone(), node, token.replace.to_string(), token.expires.to_string(), state]
+    [
+        token.id.clone(),
+        node,
+        token.replace.to_string(),
+        token.expires.to_string(),
+        state,
+    ]
 }
 
 /// Reads a length of time: `15m`, `1h`, `1h30m`, `7d`.
 fn parse_ttl(text: &str) -> anyhow::Result<Duration> {
-    let span: Span = text.parse().context("expected a length of time such as 15m, 1h or 7d")?;
+    let span: Span = text
+        .parse()
+        .context("expected a length of time such as 15m, 1h or 7d")?;
     let length = span.to_duration(SpanRelativeTo::days_are_24_hours())?;
 
     Duration::try_from(length).context("expected a positive length of time")
@@ -149,7 +169,11 @@ mod tests {
     #[test]
     fn a_ttl_is_read_as_people_write_it() {
         for (text, seconds) in [("15m", 900), ("1h", 3600), ("1h30m", 5400), ("7d", 604_800)] {
-            assert_eq!(parse_ttl(text).unwrap(), Duration::from_secs(seconds), "{text}");
+            assert_eq!(
+                parse_ttl(text).unwrap(),
+                Duration::from_secs(seconds),
+                "{text}"
+            );
         }
         for text in ["", "5", "-1h", "soon"] {
             assert!(parse_ttl(text).is_err(), "{text}");

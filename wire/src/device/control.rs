@@ -1,5 +1,6 @@
 //! The slow side of a device: timers, UAPI requests, and what happens to the interface.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -154,9 +155,26 @@ impl Control {
                     self.set_up(true);
                 }
                 Change::Gone => self.shared.stop(End::InterfaceDeleted),
+                Change::Other { index, usable } => self.set_lost(index, !usable),
+                Change::OtherGone { index } => self.set_lost(index, false),
             }
         }
         Ok(())
+    }
+
+    /// Remembers the devices that are there and carry nothing.
+    fn set_lost(&self, index: u32, lost: bool) {
+        let before = self.shared.lost.load();
+        if before.contains(&index) == lost {
+            return;
+        }
+        let mut after = BTreeSet::clone(&before);
+        if lost {
+            after.insert(index);
+        } else {
+            after.remove(&index);
+        }
+        self.shared.lost.store(Arc::new(after));
     }
 
     fn set_mtu(&mut self, mtu: u32) {

@@ -1,12 +1,13 @@
 //! What the threads of one device share.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwapOption;
-use wire_core::{Now, Transmit, Tunnel};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use wire_core::{Endpoint, Now, Transmit, Tunnel};
 
 use super::alarm::Alarm;
 use super::{Report, counter};
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     tunnel: Mutex<Tunnel>,
     /// `None` while the interface is down. Replaced by the control thread alone.
     pub(crate) sockets: ArcSwapOption<SocketPair>,
+    /// Devices that carry nothing now: what is sent does not leave from their addresses.
+    pub(crate) lost: ArcSwap<BTreeSet<u32>>,
     pub(crate) mtu: AtomicU32,
     /// Changes with every configuration, so that remembered routes are forgotten.
     pub(crate) generation: AtomicU64,
@@ -41,6 +44,7 @@ impl Shared {
             tun,
             tunnel: Mutex::new(tunnel),
             sockets: ArcSwapOption::empty(),
+            lost: ArcSwap::default(),
             mtu: AtomicU32::new(mtu),
             generation: AtomicU64::new(0),
             counters: counter::Live::default(),
@@ -98,14 +102,23 @@ impl Shared {
     /// Sends through whatever sockets there are.
     pub(crate) fn send(&self, outgoing: &Outgoing<'_>) {
         let sockets = self.sockets.load();
+        let to = self.usable(outgoing.to);
         let result = match sockets.as_ref() {
-            Some(sockets) => sockets.send(outgoing),
+            Some(sockets) => sockets.send(&Outgoing { to, ..*outgoing }),
             None => Err(io::ErrorKind::NetworkDown.into()),
         };
         if let Err(error) = result {
             let datagrams = outgoing.bytes.len().div_ceil(outgoing.segment.max(1));
             counter::add(&self.counters.out_send_failed, datagrams);
             tracing::debug!(%error, remote = %outgoing.to.remote, "cannot send");
+        }
+    }
+
+    /// The endpoint, without our own address where its device was lost: the route decides then.
+    fn usable(&self, to: Endpoint) -> Endpoint {
+        match to.local {
+            Some(local) if self.lost.load().contains(&local.interface) => to.remote.into(),
+            Some(_) | None => to,
         }
     }
 

@@ -74,6 +74,38 @@ fn an_answer_comes_from_the_address_that_was_asked() {
 }
 
 #[test]
+fn a_device_that_is_lost_lends_its_address_no_longer() {
+    let (a, b) = ours(Outside::V4);
+    echo(&a.namespace, &b.namespace, b.v4(), [100]);
+
+    // A second cable, which is the way when the first is pulled.
+    a.namespace.ip(&format!(
+        "link add eth1 type veth peer name eth1 netns {}",
+        b.namespace.name
+    ));
+    for (end, number, other) in [(&a, 1, 2), (&b, 2, 1)] {
+        let namespace = &end.namespace;
+        namespace.exec("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0");
+        namespace.ip(&format!("addr add 198.51.100.{number}/24 dev eth1"));
+        namespace.ip("link set eth1 up");
+        namespace.ip(&format!(
+            "route add 192.0.2.{other}/32 via 198.51.100.{other} metric 500"
+        ));
+        namespace.ip(&format!("route add 192.0.2.{other}/32 dev eth0 metric 100"));
+    }
+    for end in [&a, &b] {
+        end.namespace.ip("link set eth0 down");
+    }
+    echo(&b.namespace, &a.namespace, a.v4(), [100]);
+    assert_eq!(
+        a.tunnel
+            .show_peer("endpoints", &b.tunnel.public_key)
+            .as_deref(),
+        Some("198.51.100.2:51820")
+    );
+}
+
+#[test]
 fn who_only_listens_says_after_ten_seconds_that_it_lives() {
     let (a, b) = ours(Outside::V4);
     echo(&a.namespace, &b.namespace, b.v4(), [100]);

@@ -30,7 +30,11 @@ fn nothing_acknowledged_is_lost_when_the_writer_is_killed() {
         check(&path, &acknowledged);
     }
 
-    assert!(acknowledged.len() > ROUNDS, "{} writes in all", acknowledged.len());
+    assert!(
+        acknowledged.len() > ROUNDS,
+        "{} writes in all",
+        acknowledged.len()
+    );
 }
 
 /// Not a test: the process that is killed.
@@ -45,7 +49,10 @@ fn writer() {
         let mut tasks = Vec::new();
         for task in 0..4 {
             let session = store.session(Caller::local_admin());
-            tasks.push(tokio::spawn(write_until_killed(session, format!("r{round}-t{task}"))));
+            tasks.push(tokio::spawn(write_until_killed(
+                session,
+                format!("r{round}-t{task}"),
+            )));
         }
         futures::future::join_all(tasks).await;
     });
@@ -54,7 +61,10 @@ fn writer() {
 /// Creates, changes and deletes, and says so after each acknowledgement.
 async fn write_until_killed(session: Session, prefix: String) {
     for number in 0.. {
-        let created = session.create(service(&format!("{prefix}-{number}"))).await.unwrap();
+        let created = session
+            .create(service(&format!("{prefix}-{number}")))
+            .await
+            .unwrap();
         say("created", &created);
         if number % 3 == 1 {
             let mut changed = created;
@@ -62,22 +72,36 @@ async fn write_until_killed(session: Session, prefix: String) {
             let changed = session.update(changed).await.unwrap();
             say("changed", &changed);
             if number % 2 == 1 {
-                session.delete(changed.key(), Precondition::Any).await.unwrap();
+                session
+                    .delete(changed.key(), Precondition::Any)
+                    .await
+                    .unwrap();
                 say("deleted", &changed);
             }
         }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the acknowledgement that the parent reads")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the acknowledgement that the parent reads"
+)]
 fn say(what: &str, object: &Object) {
     println!("\n{what} {} {}", object.metadata.name, object.revision().0);
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test needs a process that it can kill")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs a process that it can kill"
+)]
 fn spawn(path: &Path, round: usize) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["--exact", "embedded::tests::crash::writer", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "embedded::tests::crash::writer",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(PATH, format!("{}#{round}", path.display()))
         .stdout(Stdio::piped())
         .spawn()
@@ -86,7 +110,9 @@ fn spawn(path: &Path, round: usize) -> Child {
 
 /// Reads so many acknowledgements, kills the process, and returns all that it still said.
 fn kill_after(child: &mut Child, count: usize) -> Vec<[String; 3]> {
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
     let parse = |line: String| {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let known = matches!(words[0].as_str(), "created" | "changed" | "deleted");
@@ -117,7 +143,10 @@ fn check(path: &Path, acknowledged: &[[String; 3]]) {
             .map(|object| (object.metadata.name.as_str(), object.revision().0))
             .collect();
         // The log leads to the same objects, one revision after the other.
-        let mut watch = session.watch(Kind::Service, Revision("1".into())).await.unwrap();
+        let mut watch = session
+            .watch(Kind::Service, Revision("1".into()))
+            .await
+            .unwrap();
         let mut last = 1;
         while last < newest {
             let event = watch.next().await.unwrap().unwrap();
@@ -130,8 +159,13 @@ fn check(path: &Path, acknowledged: &[[String; 3]]) {
         }
         for [what, name, revision] in acknowledged {
             let revision: i64 = revision.parse().unwrap();
-            assert!(revision <= newest, "{name} of revision {revision} is newer than {newest}");
-            let found = stored.get(name.as_str()).map(|found| found.parse::<i64>().unwrap());
+            assert!(
+                revision <= newest,
+                "{name} of revision {revision} is newer than {newest}"
+            );
+            let found = stored
+                .get(name.as_str())
+                .map(|found| found.parse::<i64>().unwrap());
             match what.as_str() {
                 // It may have been changed or deleted since, acknowledged or not.
                 "created" | "changed" => {
@@ -146,7 +180,8 @@ fn check(path: &Path, acknowledged: &[[String; 3]]) {
         }
     });
     let connection = rusqlite::Connection::open(path).unwrap();
-    let verdict: String =
-        connection.query_row("PRAGMA integrity_check", (), |row| row.get(0)).unwrap();
+    let verdict: String = connection
+        .query_row("PRAGMA integrity_check", (), |row| row.get(0))
+        .unwrap();
     assert_eq!(verdict, "ok");
 }

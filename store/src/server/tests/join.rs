@@ -1,12 +1,13 @@
 //! How a host becomes a member, and stays one.
 
+use futures::StreamExt;
 use jiff::ToSpan;
-use model::{Kind, ObjectKey, PublicKey, constant::RECORD_ANNOTATION, resource::KeyClaim};
+use model::{Kind, Object, ObjectKey, PublicKey, constant::RECORD_ANNOTATION, resource::KeyClaim};
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::{EnrolError, Precondition, Store};
+use crate::{EnrolError, Precondition, Store, StoreEvent};
 
 #[tokio::test]
 async fn a_host_joins_with_a_token_and_is_who_the_token_says() {
@@ -18,7 +19,10 @@ async fn a_host_joins_with_a_token_and_is_who_the_token_says() {
     assert_eq!(hello.identity, Identity::Node("n1".parse().unwrap()));
     assert_eq!(hello.source, IpAddr::from([127, 0, 0, 1]));
     assert_eq!(hello.mesh, client.credential().await.mesh().unwrap());
-    let node = client.get(ObjectKey::cluster(Kind::Node, "n1")).await.unwrap();
+    let node = client
+        .get(ObjectKey::cluster(Kind::Node, "n1"))
+        .await
+        .unwrap();
     assert!(node.metadata.labels.is_empty());
     let (from, until) = client.credential().await.validity();
     assert_eq!(until.as_second() - from.as_second(), 24 * 3600 + 300);
@@ -40,41 +44,85 @@ async fn a_token_is_good_for_one_host_and_for_its_repetition() {
 }
 
 #[tokio::test]
+async fn a_host_that_was_thrown_out_does_not_come_back_with_its_token() {
+    let served = Served::start(Log::Long).await;
+    let token = served.token(Some("n1"), false).await;
+    let key = Enrolment::generate_key().unwrap();
+    served.enrol(&token, None, &key).await.unwrap();
+
+    let node = ObjectKey::cluster(Kind::Node, "n1");
+    served
+        .admin()
+        .delete(node, Precondition::Any)
+        .await
+        .unwrap();
+
+    assert_refused(
+        served.enrol(&token, None, &key).await,
+        "does not know this token",
+    );
+}
+
+#[tokio::test]
 async fn an_expired_an_unknown_and_a_deleted_token_are_refused() {
     let served = Served::start(Log::Long).await;
     let key = Enrolment::generate_key().unwrap();
     let expired = served.token(Some("n1"), false).await;
     let database = rusqlite::Connection::open(served.directory.path().join("store.db")).unwrap();
     let past = (Timestamp::now() - 1.hours()).as_second();
-    database.execute("UPDATE token SET expires = ?", [past]).unwrap();
-    assert_refused(served.enrol(&expired, None, &key).await, "the token has expired");
+    database
+        .execute("UPDATE token SET expires = ?", [past])
+        .unwrap();
+    assert_refused(
+        served.enrol(&expired, None, &key).await,
+        "the token has expired",
+    );
 
     let forged = Token::generate(served.authority().fingerprint()).unwrap();
-    assert_refused(served.enrol(&forged, None, &key).await, "does not know this token");
+    assert_refused(
+        served.enrol(&forged, None, &key).await,
+        "does not know this token",
+    );
 
     let deleted = served.token(Some("n1"), false).await;
     served.admin().delete_token(deleted.id()).await.unwrap();
-    assert_refused(served.enrol(&deleted, None, &key).await, "does not know this token");
+    assert_refused(
+        served.enrol(&deleted, None, &key).await,
+        "does not know this token",
+    );
 
     let real = served.token(Some("n1"), false).await;
     let text = real.reveal();
     let (head, tail) = text.split_at(7 + 16 + 1);
     let flipped = if tail.starts_with('A') { "B" } else { "A" };
     let guess: Token = format!("{head}{flipped}{}", &tail[1..]).parse().unwrap();
-    assert_refused(served.enrol(&guess, None, &key).await, "does not know this token");
+    assert_refused(
+        served.enrol(&guess, None, &key).await,
+        "does not know this token",
+    );
     served.enrol(&real, None, &key).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_token_of_another_mesh_never_reaches_the_server() {
-    let [served, other] = [Served::start(Log::Long).await, Served::start(Log::Long).await];
+    let [served, other] = [
+        Served::start(Log::Long).await,
+        Served::start(Log::Long).await,
+    ];
     let token = other.token(Some("n1"), false).await;
     let key = Enrolment::generate_key().unwrap();
 
     let refused = served.enrol(&token, None, &key).await;
 
-    assert!(matches!(refused, Err(EnrolError::WrongServer(_))), "{:?}", refused.err());
-    assert_eq!(eventually_one(|| served.counters.failed_handshakes()).await, 1);
+    assert!(
+        matches!(refused, Err(EnrolError::WrongServer(_))),
+        "{:?}",
+        refused.err()
+    );
+    assert_eq!(
+        eventually_one(|| served.counters.failed_handshakes()).await,
+        1
+    );
 }
 
 #[tokio::test]
@@ -103,15 +151,21 @@ async fn a_name_that_is_replaced_belongs_to_the_new_host_alone() {
     let old = served.join("n1").await;
     let admin = served.admin();
     let node = ObjectKey::cluster(Kind::Node, "n1");
-    let words = json!({"metadata": {"labels": {"zone": "a"}, "annotations": {"example.com/keep": "1"}}});
-    admin.patch(node.clone(), words, Precondition::Any).await.unwrap();
+    let words =
+        json!({"metadata": {"labels": {"zone": "a"}, "annotations": {"example.com/keep": "1"}}});
+    admin
+        .patch(node.clone(), words, Precondition::Any)
+        .await
+        .unwrap();
     let claim = KeyClaim::new(PublicKey::new([1; 32]).unwrap(), "n1".parse().unwrap()).to_object();
     old.create(claim.clone()).await.unwrap();
     let words = json!({
         "metadata": {"annotations": {"meshd.dev/other": "x"}},
         "status": {"wireguardPublicKey": PublicKey::new([1; 32]).unwrap()},
     });
-    old.patch(node.clone(), words, Precondition::Any).await.unwrap();
+    old.patch(node.clone(), words, Precondition::Any)
+        .await
+        .unwrap();
 
     let token = served.token(Some("n1"), true).await;
     let key = Enrolment::generate_key().unwrap();
@@ -126,7 +180,10 @@ async fn a_name_that_is_replaced_belongs_to_the_new_host_alone() {
     assert_eq!(gone, Err(StoreError::NotFound(claim.key())));
     let shut_out = old.hello().await;
     assert!(
-        matches!(shut_out, Err(StoreError::Unauthenticated(_) | StoreError::Unavailable(_))),
+        matches!(
+            shut_out,
+            Err(StoreError::Unauthenticated(_) | StoreError::Unavailable(_))
+        ),
         "{shut_out:?}"
     );
 }
@@ -161,7 +218,9 @@ async fn the_server_keeps_nothing_that_a_token_could_be_made_from() {
     for entry in fs::read_dir(directory.path()).unwrap() {
         let content = fs::read(entry.unwrap().path()).unwrap();
         read += content.len();
-        let found = content.windows(secret.len()).any(|window| window == secret.as_bytes());
+        let found = content
+            .windows(secret.len())
+            .any(|window| window == secret.as_bytes());
         assert!(!found, "the secret is on disk");
     }
     assert!(read > 1000, "the database was read");
@@ -178,13 +237,28 @@ async fn tokens_are_listed_without_their_secrets() {
     let mut listed = served.admin().tokens().await.unwrap();
     listed.sort_by_key(|entry| entry.node.is_some());
 
-    let [first, second] = &listed[..] else { panic!("{listed:?}") };
-    assert_eq!((first.id.as_str(), &first.used_by, first.replace), (open.id(), &None, false));
+    let [first, second] = &listed[..] else {
+        panic!("{listed:?}")
+    };
+    assert_eq!(
+        (first.id.as_str(), &first.used_by, first.replace),
+        (open.id(), &None, false)
+    );
     let n1 = Some("n1".parse().unwrap());
-    assert_eq!((second.id.as_str(), &second.used_by, second.replace), (bound.id(), &n1, true));
-    let too_long = TokenRequest { node: None, ttl: TTL_TOO_LONG, replace: false };
+    assert_eq!(
+        (second.id.as_str(), &second.used_by, second.replace),
+        (bound.id(), &n1, true)
+    );
+    let too_long = TokenRequest {
+        node: None,
+        ttl: TTL_TOO_LONG,
+        replace: false,
+    };
     let refused = served.admin().create_token(too_long).await.map(drop);
-    assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Invalid(_))),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -198,7 +272,10 @@ async fn a_server_that_starts_again_is_the_same_mesh() {
 
     let served = Served::start_in(directory, address, Log::Long).await;
 
-    assert_eq!(fs::read(served.directory.path().join("admin.yaml")).unwrap(), admin);
+    assert_eq!(
+        fs::read(served.directory.path().join("admin.yaml")).unwrap(),
+        admin
+    );
     let mut hello = node.hello().await;
     for _ in 0..100 {
         if hello.is_ok() {
@@ -210,21 +287,64 @@ async fn a_server_that_starts_again_is_the_same_mesh() {
     assert_eq!(hello.unwrap().mesh, mesh);
 }
 
+#[tokio::test]
+async fn followers_go_on_where_they_were_when_the_server_comes_back() {
+    let served = Served::start(Log::Long).await;
+    let node = served.join("n1").await;
+    let mut follower = node.watch_all(&[Kind::Service]);
+    let service = |name: &str| {
+        Object::new(
+            &ObjectKey::namespaced(Kind::Service, "default", name),
+            json!({}),
+        )
+    };
+    let first = served.admin().create(service("first")).await.unwrap();
+    let mut events = Vec::new();
+    while events.last() != Some(&StoreEvent::Applied(first.clone())) {
+        events.push(next(&mut follower).await);
+    }
+    assert!(events.contains(&StoreEvent::Connected(true)), "{events:?}");
+    assert!(
+        events.contains(&StoreEvent::InSync(Kind::Service)),
+        "{events:?}"
+    );
+    let address = served.address;
+
+    let stopped = std::time::Instant::now();
+    let directory = served.stop().await;
+    assert!(
+        stopped.elapsed() < Duration::from_secs(5),
+        "an open watch does not hold it up"
+    );
+    assert_eq!(next(&mut follower).await, StoreEvent::Connected(false));
+    let served = Served::start_in(directory, address, Log::Long).await;
+    let second = served.admin().create(service("second")).await.unwrap();
+
+    // The first object is not told again.
+    assert_eq!(next(&mut follower).await, StoreEvent::Connected(true));
+    assert_eq!(next(&mut follower).await, StoreEvent::Applied(second));
+}
+
 #[test]
 fn a_credential_is_copied_unless_another_meshs_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a/b/config.yaml");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let [first, second] = runtime.block_on(async {
-        [Served::start(Log::Long).await, Served::start(Log::Long).await].map(|served| {
-            Credential::load(&served.directory.path().join("admin.yaml")).unwrap()
-        })
+        [
+            Served::start(Log::Long).await,
+            Served::start(Log::Long).await,
+        ]
+        .map(|served| Credential::load(&served.directory.path().join("admin.yaml")).unwrap())
     });
 
     assert_eq!(first.install(&path).unwrap(), crate::Installed::Written);
     assert_eq!(first.install(&path).unwrap(), crate::Installed::Written);
     assert_eq!(second.install(&path).unwrap(), crate::Installed::OtherMesh);
-    assert_eq!(Credential::load(&path).unwrap().mesh().unwrap(), first.mesh().unwrap());
+    assert_eq!(
+        Credential::load(&path).unwrap().mesh().unwrap(),
+        first.mesh().unwrap()
+    );
 }
 
 const TTL_TOO_LONG: Duration = Duration::from_secs(31 * 24 * 3600);
@@ -239,8 +359,23 @@ impl Served {
         let server = self.url();
         let name = name.map(|name| name.parse().unwrap());
 
-        crate::enrol(Enrolment { server: &server, token, name, key }, Timestamp::now()).await
+        crate::enrol(
+            Enrolment {
+                server: &server,
+                token,
+                name,
+                key,
+            },
+            Timestamp::now(),
+        )
+        .await
     }
+}
+
+async fn next(follower: &mut (impl futures::Stream<Item = StoreEvent> + Unpin)) -> StoreEvent {
+    let event = tokio::time::timeout(Duration::from_secs(20), follower.next()).await;
+
+    event.expect("an event in time").expect("never ends")
 }
 
 async fn eventually_one(count: impl Fn() -> u64) -> u64 {

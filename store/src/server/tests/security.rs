@@ -21,12 +21,15 @@ const DEADLINE: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn tls_1_2_is_refused_and_1_3_is_not() {
     let served = Served::start(Log::Long).await;
-    for (version, accepted) in
-        [(&rustls::version::TLS12, false), (&rustls::version::TLS13, true)]
-    {
+    for (version, accepted) in [
+        (&rustls::version::TLS12, false),
+        (&rustls::version::TLS13, true),
+    ] {
         let mut roots = RootCertStore::empty();
         let ca = served.authority().pem().to_owned();
-        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap())
+            .unwrap();
         let config = ClientConfig::builder_with_provider(crate::certificate::provider())
             .with_protocol_versions(&[version])
             .unwrap()
@@ -35,7 +38,9 @@ async fn tls_1_2_is_refused_and_1_3_is_not() {
         let stream = TcpStream::connect(served.address).await.unwrap();
         let name = ServerName::try_from(SERVER_NAME).unwrap();
 
-        let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let shaken = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await;
 
         assert_eq!(shaken.is_ok(), accepted, "{version:?}: {:?}", shaken.err());
     }
@@ -43,7 +48,10 @@ async fn tls_1_2_is_refused_and_1_3_is_not() {
 
 #[tokio::test]
 async fn a_certificate_of_another_ca_is_refused() {
-    let [served, other] = [Served::start(Log::Long).await, Served::start(Log::Long).await];
+    let [served, other] = [
+        Served::start(Log::Long).await,
+        Served::start(Log::Long).await,
+    ];
     let foreign = Credential::load(&other.directory.path().join("admin.yaml")).unwrap();
     let ours = Credential::load(&served.directory.path().join("admin.yaml")).unwrap();
 
@@ -52,17 +60,29 @@ async fn a_certificate_of_another_ca_is_refused() {
     let refused = Client::new(mixed).unwrap().list(Kind::Node).await;
 
     assert!(is_shut_out(&refused), "{refused:?}");
-    assert_eq!(eventually(|| served.counters.failed_handshakes(), 1).await, 1);
+    assert_eq!(
+        eventually(|| served.counters.failed_handshakes(), 1).await,
+        1
+    );
 }
 
 #[tokio::test]
 async fn a_client_does_not_speak_to_a_server_of_another_ca() {
-    let [served, other] = [Served::start(Log::Long).await, Served::start(Log::Long).await];
+    let [served, other] = [
+        Served::start(Log::Long).await,
+        Served::start(Log::Long).await,
+    ];
     let ours = Credential::load(&served.directory.path().join("admin.yaml")).unwrap();
 
-    let refused = Client::new(ours.with_servers(vec![other.url()])).unwrap().hello().await;
+    let refused = Client::new(ours.with_servers(vec![other.url()]))
+        .unwrap()
+        .hello()
+        .await;
 
-    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -100,7 +120,10 @@ async fn an_expired_an_unknown_and_a_future_certificate_are_refused() {
 
         assert!(is_shut_out(&refused), "signed at {at}: {refused:?}");
     }
-    let good = served.credential_signed("n1", now, Noted::Yes).await.unwrap();
+    let good = served
+        .credential_signed("n1", now, Noted::Yes)
+        .await
+        .unwrap();
     Client::new(good).unwrap().list(Kind::Node).await.unwrap();
 }
 
@@ -109,12 +132,17 @@ async fn a_connection_ends_with_its_certificate() {
     let served = Served::start(Log::Long).await;
     served.join("n1").await;
     let nearly_a_day = Timestamp::now() - 24.hours() + 3.seconds();
-    let credential = served.credential_signed("n1", nearly_a_day, Noted::Yes).await.unwrap();
+    let credential = served
+        .credential_signed("n1", nearly_a_day, Noted::Yes)
+        .await
+        .unwrap();
     let client = Client::new(credential).unwrap();
     let list = client.list(Kind::Node).await.unwrap();
     let mut watch = client.watch(Kind::Node, list.revision).await.unwrap();
 
-    let ended = timeout(DEADLINE, watch.next()).await.expect("the watch is cut");
+    let ended = timeout(DEADLINE, watch.next())
+        .await
+        .expect("the watch is cut");
 
     assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
     assert!(is_shut_out(&client.list(Kind::Node).await));
@@ -130,7 +158,9 @@ async fn a_revoked_certificate_is_cut_and_never_comes_back() {
 
     served.admin().delete(key, Precondition::Any).await.unwrap();
 
-    let ended = timeout(DEADLINE, watch.next()).await.expect("the watch is cut");
+    let ended = timeout(DEADLINE, watch.next())
+        .await
+        .expect("the watch is cut");
     assert!(!matches!(ended, Some(Ok(_))), "{ended:?}");
     assert!(is_shut_out(&node.list(Kind::Service).await));
     assert!(is_shut_out(&node.renew().await.map(drop)));
@@ -143,13 +173,24 @@ async fn a_stranger_gets_nothing_but_the_door() {
     let mut store = served.stranger(&token);
 
     let hello = store.hello(proto::HelloRequest {}).await;
-    let list = store.list(proto::ListRequest { kind: "Node".into() }).await.map(drop);
-    let watch = proto::WatchRequest { kind: "Node".into(), revision: "1".into() };
+    let list = store
+        .list(proto::ListRequest {
+            kind: "Node".into(),
+        })
+        .await
+        .map(drop);
+    let watch = proto::WatchRequest {
+        kind: "Node".into(),
+        revision: "1".into(),
+    };
     let watch = store.watch(watch).await.map(drop);
     let object = proto::Object { json: "{}".into() };
     let create = store.create(object).await.map(drop);
     let renew = store.renew(proto::RenewRequest::default()).await.map(drop);
-    let tokens = store.list_tokens(proto::ListTokensRequest {}).await.map(drop);
+    let tokens = store
+        .list_tokens(proto::ListTokensRequest {})
+        .await
+        .map(drop);
 
     for result in [hello.map(drop), list, watch, create, renew, tokens] {
         assert_eq!(result.unwrap_err().code(), tonic::Code::Unauthenticated);
@@ -161,7 +202,11 @@ async fn a_stranger_gets_nothing_but_the_door() {
 async fn a_node_neither_sees_nor_makes_tokens() {
     let served = Served::start(Log::Long).await;
     let node = served.join("n1").await;
-    let request = TokenRequest { node: None, ttl: Duration::from_secs(60), replace: false };
+    let request = TokenRequest {
+        node: None,
+        ttl: Duration::from_secs(60),
+        replace: false,
+    };
 
     let results = [
         node.create_token(request).await.map(drop),
@@ -173,7 +218,10 @@ async fn a_node_neither_sees_nor_makes_tokens() {
         assert!(
             matches!(
                 result,
-                Err(StoreError::Forbidden { reason: Denial::AdministratorOnly, .. })
+                Err(StoreError::Forbidden {
+                    reason: Denial::AdministratorOnly,
+                    ..
+                })
             ),
             "{result:?}"
         );
@@ -189,13 +237,24 @@ async fn a_refused_write_comes_with_its_reason_and_is_counted() {
 
     let refused = node.patch(key, labels, Precondition::Any).await;
     let pool = ObjectKey::cluster(Kind::IPPool, "mine");
-    let pool = node.create(Object::new(&pool, json!({"cidr": "10.9.0.0/16"}))).await;
+    let pool = node
+        .create(Object::new(&pool, json!({"cidr": "10.9.0.0/16"})))
+        .await;
 
-    let Err(StoreError::Forbidden { reason, message }) = refused else { panic!("{refused:?}") };
+    let Err(StoreError::Forbidden { reason, message }) = refused else {
+        panic!("{refused:?}")
+    };
     assert_eq!((reason, message.is_empty()), (Denial::Labels, false));
     assert!(matches!(pool, Err(StoreError::Forbidden { .. })));
-    let counted: Vec<_> = served.counters.denied().filter(|(_, count)| *count > 0).collect();
-    assert_eq!(counted, [(Denial::AdministratorOnly, 1), (Denial::Labels, 1)]);
+    let counted: Vec<_> = served
+        .counters
+        .denied()
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    assert_eq!(
+        counted,
+        [(Denial::AdministratorOnly, 1), (Denial::Labels, 1)]
+    );
 }
 
 #[tokio::test]
@@ -216,11 +275,18 @@ async fn garbage_on_the_port_harms_nobody() {
         drop(stream.write_all(&garbage).await);
         drop(stream.shutdown().await);
         let mut answer = Vec::new();
-        drop(timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("it hangs up"));
+        drop(
+            timeout(DEADLINE, stream.read_to_end(&mut answer))
+                .await
+                .expect("it hangs up"),
+        );
     }
 
     admin.list(Kind::Node).await.unwrap();
-    assert_eq!(eventually(|| served.counters.failed_handshakes(), 6).await, 6);
+    assert_eq!(
+        eventually(|| served.counters.failed_handshakes(), 6).await,
+        6
+    );
 }
 
 #[tokio::test]
@@ -230,10 +296,16 @@ async fn a_handshake_that_never_comes_is_cut_after_five_seconds() {
     let start = std::time::Instant::now();
 
     let mut byte = [0];
-    let read = timeout(DEADLINE, silent.read(&mut byte)).await.expect("it hangs up");
+    let read = timeout(DEADLINE, silent.read(&mut byte))
+        .await
+        .expect("it hangs up");
 
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-    assert!(start.elapsed() >= Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -266,7 +338,10 @@ async fn a_name_has_eight_connections_at_most() {
 
     let many = clients.iter().filter(|(_, served)| *served).count();
     // The client that joined may still hold one.
-    assert!((limit::CONNECTIONS_PER_NAME - 1..=limit::CONNECTIONS_PER_NAME).contains(&many), "{many}");
+    assert!(
+        (limit::CONNECTIONS_PER_NAME - 1..=limit::CONNECTIONS_PER_NAME).contains(&many),
+        "{many}"
+    );
     served.join("n2").await.hello().await.unwrap();
     clients.clear();
     let again = Client::new(credential).unwrap();
@@ -293,12 +368,28 @@ async fn a_connection_has_sixty_four_watches_at_most() {
 
     let more = node.watch(Kind::Node, revision.clone()).await.map(drop);
 
-    assert!(matches!(more, Err(StoreError::TooMany { limit: limit::WATCHES, .. })), "{more:?}");
+    assert!(
+        matches!(
+            more,
+            Err(StoreError::TooMany {
+                limit: limit::WATCHES,
+                ..
+            })
+        ),
+        "{more:?}"
+    );
     // All of them are served.
     let pool = ObjectKey::cluster(Kind::Node, "n2");
-    let created = served.admin().create(Object::new(&pool, json!({}))).await.unwrap();
+    let created = served
+        .admin()
+        .create(Object::new(&pool, json!({})))
+        .await
+        .unwrap();
     for watch in &mut watches {
-        let event = timeout(DEADLINE, watch.next()).await.expect("in time").unwrap();
+        let event = timeout(DEADLINE, watch.next())
+            .await
+            .expect("in time")
+            .unwrap();
         assert_eq!(event, Ok(WatchEvent::Applied(created.clone())));
     }
 }
@@ -315,11 +406,17 @@ async fn a_watcher_that_reads_nothing_holds_nobody_up() {
     for number in 0..600 {
         let key = ObjectKey::namespaced(Kind::Service, "default", format!("s{number}"));
         let object = Object::new(&key, json!({"blob": blob}));
-        timeout(DEADLINE, admin.create(object)).await.expect("the writer goes on").unwrap();
+        timeout(DEADLINE, admin.create(object))
+            .await
+            .expect("the writer goes on")
+            .unwrap();
     }
 
     let mut last = None;
-    while let Some(event) = timeout(DEADLINE, stuck.next()).await.expect("an answer in time") {
+    while let Some(event) = timeout(DEADLINE, stuck.next())
+        .await
+        .expect("an answer in time")
+    {
         last = Some(event);
     }
 
@@ -333,11 +430,17 @@ fn a_credential_file_that_is_malformed_does_not_print_its_key() {
 
     let error = Credential::parse(spoilt).map(drop).unwrap_err();
 
-    assert!(!format!("{error} {error:?}").contains("SECRET"), "{error:?}");
+    assert!(
+        !format!("{error} {error:?}").contains("SECRET"),
+        "{error:?}"
+    );
 }
 
 fn is_shut_out<T>(result: &Result<T, StoreError>) -> bool {
-    matches!(result, Err(StoreError::Unauthenticated(_) | StoreError::Unavailable(_)))
+    matches!(
+        result,
+        Err(StoreError::Unauthenticated(_) | StoreError::Unavailable(_))
+    )
 }
 
 /// Waits until a count has come so far.

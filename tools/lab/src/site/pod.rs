@@ -103,7 +103,7 @@ impl Site {
     }
 
     /// The local API of a node's agent.
-    pub(crate) fn agent(&self, node: &Label) -> Agent {
+    pub fn agent(&self, node: &Label) -> Agent {
         let folder = state::host_folder(self.name(), node);
         Agent::at(&folder.join("run-meshd").join("meshd.sock"))
     }

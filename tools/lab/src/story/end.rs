@@ -1,9 +1,16 @@
 //! The ends of a lab's traffic: pods, nodes as hosts, and outside hosts.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::Signal;
 
 use super::{Inner, address, or_fail};
 use crate::{
+    agent::AgentError,
     mesh::Service,
     netns::Netns,
     ping::{Ping, PingError},
@@ -11,7 +18,7 @@ use crate::{
     site::Cable,
     spec::{PodName, Protocol},
     state,
-    stream::{Stream, StreamError},
+    stream::{Ends, Stream, StreamError},
 };
 
 /// A family of addresses.
@@ -109,13 +116,31 @@ fn stream(
     } else {
         [0x5a; 16]
     };
+    let address = far.address(family);
     Stream::between(
         &near.netns(),
         &far.netns(),
         protocol,
-        far.address(family),
+        address,
         canary,
+        inner.tick(),
     )
+}
+
+/// Starts a stream to a socket that somebody else may answer for, such as a service's.
+fn stream_to(
+    inner: &Inner,
+    near: &dyn End,
+    protocol: Protocol,
+    to: SocketAddr,
+) -> Result<Stream, StreamError> {
+    let ends = Ends {
+        from: None,
+        to,
+        canary: inner.next_canary(),
+        tick: inner.tick(),
+    };
+    Stream::to(&near.netns(), protocol, ends)
 }
 
 /// A pod.
@@ -166,6 +191,22 @@ impl Pod {
             &format!("{} streams to {}", self.label(), to.label()),
             stream,
         )
+    }
+
+    /// A stream to an address of another end, whichever it is. Its records carry the lab's canary.
+    pub fn stream_at(&self, to: &dyn End, protocol: Protocol, address: IpAddr) -> Stream {
+        let (near, far) = (self.netns(), to.netns());
+        let canary = self.inner.next_canary();
+        let stream = Stream::between(&near, &far, protocol, address, canary, self.inner.tick());
+        or_fail(&format!("{} streams to {address}", self.label()), stream)
+    }
+
+    /// A stream to a socket where an echo server answers already, be it through a translation.
+    ///
+    /// # Errors
+    /// [`StreamError`] where the first record does not come back.
+    pub fn stream_to(&self, protocol: Protocol, to: SocketAddr) -> Result<Stream, StreamError> {
+        stream_to(&self.inner, self, protocol, to)
     }
 
     /// A stream to a host that is no member: nobody's business, so without canary.
@@ -263,6 +304,14 @@ impl Node {
         or_fail(&format!("{} streams to {}", self.name, to.label()), stream)
     }
 
+    /// A stream to a socket where an echo server answers already, be it through a translation.
+    ///
+    /// # Errors
+    /// [`StreamError`] where the first record does not come back.
+    pub fn stream_to(&self, protocol: Protocol, to: SocketAddr) -> Result<Stream, StreamError> {
+        stream_to(&self.inner, self, protocol, to)
+    }
+
     /// Gives the first device another address; everybody's routes follow.
     pub fn change_address(&self, new: &str) {
         let new = address(new);
@@ -295,12 +344,58 @@ impl Node {
         or_fail("the cable", set);
     }
 
+    /// What its agent says of itself (`GET /v1/status`).
+    pub fn status(&self) -> serde_json::Value {
+        self.ask("/v1/status")
+    }
+
+    /// What its agent says of its peers (`GET /v1/peers`).
+    pub fn peers(&self) -> serde_json::Value {
+        self.ask("/v1/peers")
+    }
+
     /// Kills a service of the node without warning.
     pub fn kill(&self, service: Service) {
         or_fail(
             "the service is killed",
             self.inner.site(|site| site.kill(&self.name, service)),
         );
+    }
+
+    /// Stops a service in its tracks, without ending it.
+    pub fn freeze(&self, service: Service) {
+        self.signal(service, Signal::STOP);
+    }
+
+    /// Lets a frozen service go on.
+    pub fn thaw(&self, service: Service) {
+        self.signal(service, Signal::CONT);
+    }
+
+    fn signal(&self, service: Service, signal: Signal) {
+        let process = self
+            .inner
+            .site(|site| or_fail("the service runs", site.service(&self.name, service)));
+        or_fail("the service takes a signal", process.signal(signal));
+    }
+
+    /// What its agent's local API says.
+    pub fn ask(&self, path: &str) -> serde_json::Value {
+        or_fail(&format!("{} answers", self.name), self.try_ask(path))
+    }
+
+    /// What its agent's local API says.
+    ///
+    /// # Errors
+    /// [`AgentError`] where it does not answer, or refuses.
+    pub fn try_ask(&self, path: &str) -> Result<serde_json::Value, AgentError> {
+        let agent = self.inner.site(|site| {
+            let name = or_fail("the node is there", site.host(&self.name))
+                .name
+                .clone();
+            site.agent(&name)
+        });
+        agent.get(path)
     }
 
     /// Starts a service again and waits until it is ready.
@@ -343,6 +438,15 @@ impl Outside {
             inner: Arc::clone(inner),
             name: name.to_owned(),
         }
+    }
+
+    /// A stream to a socket where an echo server answers already, be it through a translation. It carries
+    /// the lab's canary: for what a member forwards to another.
+    ///
+    /// # Errors
+    /// [`StreamError`] where the first record does not come back.
+    pub fn stream_to(&self, protocol: Protocol, to: SocketAddr) -> Result<Stream, StreamError> {
+        stream_to(&self.inner, self, protocol, to)
     }
 
     /// A stream to anybody, without canary.

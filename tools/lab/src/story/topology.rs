@@ -96,7 +96,17 @@ impl Topology {
             networks: attachments(networks),
             labels: std::collections::BTreeMap::new(),
             pods: Vec::new(),
+            mesh: true,
         });
+        self
+    }
+
+    /// The node that was added last stands aside until it is admitted.
+    pub fn aside(mut self) -> Self {
+        let Some(node) = self.spec.nodes.last_mut() else {
+            panic!("there is no node yet")
+        };
+        node.mesh = false;
         self
     }
 

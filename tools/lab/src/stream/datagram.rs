@@ -48,10 +48,10 @@ impl Flight<'_> {
         let mut tick = Instant::now();
         while !shared.stopped() {
             let now = Instant::now();
-            tick = catch_up(tick, now);
+            tick = catch_up(tick, self.ends.tick, now);
             while tick <= now {
                 self.send(socket, shared)?;
-                tick += TICK;
+                tick += self.ends.tick;
             }
             if wait(socket, PollFlags::IN, tick)?.is_empty() {
                 continue;

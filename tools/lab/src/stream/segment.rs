@@ -12,7 +12,7 @@ use rustix::{
     net::{SendFlags, send, sockopt},
 };
 
-use super::{Ends, Shared, TICK, catch_up, open, record, wait};
+use super::{Ends, Shared, catch_up, open, record, wait};
 use crate::spec::Protocol;
 
 /// The most bytes that wait to be sent; more records are put off until there is room.
@@ -78,10 +78,10 @@ impl Connection<'_> {
         let mut tick = Instant::now();
         while !shared.stopped() {
             let now = Instant::now();
-            tick = catch_up(tick, now);
+            tick = catch_up(tick, self.ends.tick, now);
             while tick <= now {
                 self.add_record(shared);
-                tick += TICK;
+                tick += self.ends.tick;
             }
             self.send()?;
             let flags = if self.waiting.is_empty() {
