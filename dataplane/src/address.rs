@@ -115,7 +115,7 @@ impl Target for AddressTarget {
     fn observe(&mut self) -> Result<BTreeMap<Key, ()>, AddressError> {
         let wrong = |error: NetlinkError| AddressError::List(Box::new(error));
         let links = Links::list(&mut self.socket).map_err(wrong)?;
-        let addresses = list(&mut self.socket).map_err(wrong)?;
+        let addresses = list(&mut self.socket, None).map_err(wrong)?;
 
         Ok(addresses
             .into_iter()
@@ -182,9 +182,11 @@ pub(crate) struct Found {
     pub(crate) address: IpNet,
 }
 
-/// Lists every address of the socket's namespace.
-pub(crate) fn list(socket: &mut Socket) -> Result<Vec<Found>, NetlinkError> {
-    let request = Message::new(libc::RTM_GETADDR, 0, &[0; HEADER]);
+/// Lists every address of the socket's namespace, or of one of its links.
+pub(crate) fn list(socket: &mut Socket, link: Option<u32>) -> Result<Vec<Found>, NetlinkError> {
+    let mut header = [0; HEADER];
+    header[4..].copy_from_slice(&link.unwrap_or(0).to_ne_bytes());
+    let request = Message::new(libc::RTM_GETADDR, 0, &header);
 
     socket.dump(request, read)
 }

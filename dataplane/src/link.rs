@@ -124,6 +124,18 @@ impl Link {
     }
 }
 
+/// Returns a link; `None` where there is no such link.
+pub(crate) fn get(socket: &mut Socket, name: &InterfaceName) -> Result<Option<Link>, NetlinkError> {
+    let mut request = Message::new(libc::RTM_GETLINK, 0, &header(0, 0, 0));
+    request.put_text(attribute::NAME, name.as_str());
+
+    match socket.get(request, Link::read)? {
+        Ok(link) => Ok(link),
+        Err(refusal) if refusal.is_absence() => Ok(None),
+        Err(refusal) => Err(NetlinkError::Dump(refusal)),
+    }
+}
+
 /// Returns a link's index; `None` where there is no such link.
 pub(crate) fn index_of(socket: &Socket, name: &InterfaceName) -> io::Result<Option<u32>> {
     match netdevice::name_to_index(socket, name.as_str()) {

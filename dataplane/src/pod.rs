@@ -13,7 +13,7 @@ mod inside;
 pub use inside::InsideError;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io,
     os::{
@@ -60,6 +60,8 @@ pub struct PodTarget {
     socket: Socket,
     /// The rows as last set. What is inside the pods is looked at when it is set, not each time.
     set: BTreeMap<PodName, PodInterface>,
+    /// The host ends that carried each pod's alias at the last look.
+    seen: BTreeMap<PodName, BTreeSet<InterfaceName>>,
 }
 
 /// Why a pod's interface could not be read or made.
@@ -110,6 +112,7 @@ impl PodTarget {
         Ok(Self {
             socket: Socket::open(Protocol::Route)?,
             set: BTreeMap::new(),
+            seen: BTreeMap::new(),
         })
     }
 
@@ -257,24 +260,28 @@ impl PodTarget {
             self.remove(&link)?;
         }
         self.set.remove(pod);
+        self.seen.remove(pod);
 
         Ok(())
     }
 
-    /// Returns the host ends of a pod: by their alias, and the one that this run has made.
+    /// Returns the host ends of a pod: those seen with its alias, and the one that this run has made.
     fn host_ends(&mut self, pod: &PodName) -> Result<Vec<Link>, PodError> {
-        let named = self.set.get(pod).map(|row| row.host.clone());
-        let alias = alias(pod);
-        let is_the_pods = |link: &Link| {
-            Some(&link.name) == named.as_ref() || alias.is_some() && link.alias == alias
-        };
+        let mut names = self.seen.get(pod).cloned().unwrap_or_default();
+        names.extend(self.set.get(pod).map(|row| row.host.clone()));
+        let mut ends = Vec::new();
+        for name in names {
+            let link = self.link(&name)?.filter(is_workload);
+            ends.extend(link.filter(|link| {
+                // Its name may have become another pod's.
+                link.alias
+                    .as_deref()
+                    .and_then(pod_of)
+                    .is_none_or(|found| found == *pod)
+            }));
+        }
 
-        Ok(self
-            .links()?
-            .iter()
-            .filter(|link| is_workload(link) && is_the_pods(link))
-            .cloned()
-            .collect())
+        Ok(ends)
     }
 
     /// Removes a pair. It may go by itself, with its pod.
@@ -308,7 +315,7 @@ impl PodTarget {
     }
 
     fn link(&mut self, name: &InterfaceName) -> Result<Option<Link>, PodError> {
-        Ok(self.links()?.by_name(name).cloned())
+        link::get(&mut self.socket, name).map_err(|error| PodError::Links(Box::new(error)))
     }
 }
 
@@ -322,8 +329,13 @@ impl Target for PodTarget {
     fn observe(&mut self) -> Result<BTreeMap<PodName, PodInterface>, PodError> {
         let links = self.links()?;
         let mut found = BTreeMap::new();
+        self.seen.clear();
         for link in links.iter().filter(|link| is_workload(link)) {
             if let Some(pod) = link.alias.as_deref().and_then(pod_of) {
+                self.seen
+                    .entry(pod.clone())
+                    .or_default()
+                    .insert(link.name.clone());
                 found.insert(pod, seen(link));
             }
         }

@@ -145,6 +145,57 @@ impl RouteTarget {
 }
 
 impl RouteTarget {
+    /// Makes the host's own IPv6 sockets look for their way again after a prefix got one in another
+    /// table than `main`.
+    ///
+    /// A connected IPv6 socket keeps the route it found (`sk_dst_cache`) until the node of *that*
+    /// route's table changes (`fib6_node.fn_sernum`); a route that appears in a table which is
+    /// looked up earlier does not count, unlike in IPv4. So the same prefix is touched in `main`:
+    /// an `unreachable` of the worst metric comes and goes, behind the route that is wanted.
+    fn wake_sockets(&mut self, changes: &[Change<RouteKey, Route>]) -> Result<(), RouteError> {
+        let touched = changes.iter().filter_map(|change| match change {
+            Change::Set(
+                key,
+                Route {
+                    via: RouteVia::Device(_),
+                    ..
+                },
+            ) if key.table != MAIN_TABLE && matches!(key.destination, IpNet::V6(_)) => {
+                Some(RouteKey {
+                    table: MAIN_TABLE,
+                    metric: u32::MAX,
+                    ..key.clone()
+                })
+            }
+            Change::Set(..) | Change::Unset(_) => None,
+        });
+        let requests = touched.flat_map(|key| {
+            let route = Route {
+                via: RouteVia::Unreachable,
+                source: None,
+                mtu: None,
+                protocol: ROUTE_PROTOCOL,
+            };
+            [
+                encode_set(&key, &route, None),
+                encode_unset(&key, ROUTE_PROTOCOL),
+            ]
+        });
+        let requests: Vec<_> = requests.collect();
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let refusals = self
+            .socket
+            .batch(requests)
+            .map_err(|error| RouteError::Send(Box::new(error)))?;
+        if let Some(refusal) = refusals.iter().find(|refusal| !refusal.is_absence()) {
+            tracing::warn!(%refusal, "The host's own connections may keep their former way");
+        }
+
+        Ok(())
+    }
+
     fn learn(&mut self, changes: &[Change<RouteKey, Route>], absent: &[Absent<RouteKey>]) {
         for change in changes {
             match change {
@@ -230,6 +281,7 @@ impl Target for RouteTarget {
             .map_err(|error| RouteError::Send(Box::new(error)))?;
         judge(&sent, &refusals, &mut absent)?;
         self.learn(changes, &absent);
+        self.wake_sockets(changes)?;
 
         Ok(absent)
     }

@@ -64,8 +64,10 @@ kinds! {
     BlockAffinity: CALICO, Cluster, "blockaffinities", &["affinity", "affinities"], "Which node a block belongs to.";
     IPAMHandle: CALICO, Cluster, "ipamhandles", &["handle", "handles"], "The addresses that one owner holds.";
     WorkloadEndpoint: CALICO, Namespaced, "workloadendpoints", &["wep", "weps"], "One interface of a pod.";
-    FelixConfiguration: CALICO, Cluster, "felixconfigurations", &["felixconfig", "felixconfigs"], "The agent's settings.";
-    ClusterInformation: CALICO, Cluster, "clusterinformations", &["clusterinfo", "clusterinfos"], "Facts about the cluster.";
+    FelixConfiguration: CALICO, Cluster, "felixconfigurations", &["felixconfig", "felixconfigs"],
+        "The agent's settings.";
+    ClusterInformation: CALICO, Cluster, "clusterinformations", &["clusterinfo", "clusterinfos"],
+        "Facts about the cluster.";
     MeshConfiguration: MESHD, Cluster, "meshconfigurations", &["meshconfig"], "Settings for which Calico has no word.";
     KeyClaim: MESHD, Cluster, "keyclaims", &["kc"], "Grants a WireGuard key to one node.";
     AddressClaim: MESHD, Cluster, "addressclaims", &["ac"], "Grants an underlay address to one node.";

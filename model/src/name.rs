@@ -44,7 +44,9 @@ pub fn is_dns_subdomain(text: &str) -> bool {
     text.len() <= SUBDOMAIN_MAX && text.split('.').all(is_dns_label)
 }
 
-/// Returns whether a text may name an object: a DNS-1123 subdomain as Kubernetes checks it, whose labels may be longer than 63 bytes.
+/// Returns whether a text may name an object: a DNS-1123 subdomain as Kubernetes checks it.
+///
+/// Its labels may be longer than 63 bytes.
 pub fn is_object_name(text: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
 
@@ -56,7 +58,9 @@ pub fn is_object_name(text: &str) -> bool {
         })
 }
 
-/// Returns whether a text is a label or annotation key of Kubernetes: `[DNS-SUBDOMAIN/]NAME`, the name at most 63 bytes.
+/// Returns whether a text is a label or annotation key of Kubernetes: `[DNS-SUBDOMAIN/]NAME`.
+///
+/// The name has at most 63 bytes.
 pub fn is_qualified_name(text: &str) -> bool {
     let name = match text.split_once('/') {
         Some((prefix, name)) if is_object_name(prefix) => name,
@@ -67,7 +71,9 @@ pub fn is_qualified_name(text: &str) -> bool {
     !name.is_empty() && is_label_value(name)
 }
 
-/// Returns whether a text may be a label's value: empty, or at most 63 letters, digits, `-`, `_` and `.` with a letter or digit at both ends.
+/// Returns whether a text may be a label's value.
+///
+/// Empty, or at most 63 letters, digits, `-`, `_` and `.` with a letter or digit at both ends.
 pub fn is_label_value(text: &str) -> bool {
     let bytes = text.as_bytes();
     let ends_well = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);

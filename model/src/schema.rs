@@ -12,7 +12,9 @@ mod shape;
 pub use self::shape::{Field, Shape};
 use crate::{Kind, Object, resource::FieldError};
 
-/// Returns the fields of a kind beside `apiVersion`, `kind` and `metadata`; `None` for kinds whose bodies are only stored.
+/// Returns the fields of a kind beside `apiVersion`, `kind` and `metadata`.
+///
+/// `None` for kinds whose bodies are only stored.
 pub const fn of(kind: Kind) -> Option<&'static [Field]> {
     match kind {
         Kind::Node | Kind::MeshNode => Some(calico::NODE),

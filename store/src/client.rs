@@ -128,7 +128,7 @@ impl Client {
         let family = |address: &IpAddr| address.is_ipv4() == source.is_ipv4();
         let announced = hello.server_addresses.iter().copied().filter(family);
         let targets = own.into_iter().chain(announced);
-        let connector = self.connector.from_source(
+        let connector = self.connector.bound_to(
             source,
             targets.map(|address| Target::new(address.to_string(), hello.port)),
         );

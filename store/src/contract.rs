@@ -7,6 +7,8 @@
 //! Each test gets a store of its own that is empty. Deliveries between kinds come in an order that a
 //! seed shuffles, as the contract allows.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod shuffled;
 
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};

@@ -5,10 +5,6 @@
 //! ```
 
 #![expect(clippy::print_stdout, reason = "the figures are the product")]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a bench reads the clock and its own memory"
-)]
 
 use std::{fs, hint::black_box, time::Instant};
 

@@ -252,7 +252,7 @@ impl Listener {
             .iter()
             .map(|link| (link.index, described(link, tunnels)))
             .collect();
-        for address in address::list(&mut self.asking)? {
+        for address in address::list(&mut self.asking, None)? {
             if let Some((_, link)) = found.get_mut(&address.index)
                 && !address::is_link_local(address.address)
                 && link.kind != LinkKind::Loopback

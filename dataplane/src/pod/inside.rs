@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{
     address::{self, family_number, put_address},
-    link::{self, Links},
+    link,
     netlink::{Message, NetlinkError, Protocol, Refusal, Socket, flag},
     sysctl::{self, SysctlError},
 };
@@ -91,18 +91,17 @@ pub(super) fn enter<T: Send>(
 /// Returns the index that an inner end's other end has outside; `None` where there is no such pair.
 pub(super) fn other_end(inside: &InterfaceName) -> Result<Option<u32>, InsideError> {
     let mut socket = Socket::open(Protocol::Route).map_err(netlink)?;
-    let links = Links::list(&mut socket).map_err(netlink)?;
+    let link = link::get(&mut socket, inside).map_err(netlink)?;
 
-    Ok(links.by_name(inside).and_then(|link| link.other_end))
+    Ok(link.and_then(|link| link.other_end))
 }
 
 /// Settings before the link is up, so that it never learns from an advertisement; then addresses,
 /// neighbours and routes. What is there already is left alone.
 pub(super) fn set_up(row: &PodInterface, gateway_v6: Option<Ipv6Addr>) -> Result<(), InsideError> {
     let mut socket = Socket::open(Protocol::Route).map_err(netlink)?;
-    let links = Links::list(&mut socket).map_err(netlink)?;
-    let link = links
-        .by_name(&row.inside)
+    let link = link::get(&mut socket, &row.inside)
+        .map_err(netlink)?
         .ok_or_else(|| InsideError::NoDevice(row.inside.clone()))?;
     settings(&row.inside, gateway_v6.is_some())?;
 
@@ -113,17 +112,7 @@ pub(super) fn set_up(row: &PodInterface, gateway_v6: Option<Ipv6Addr>) -> Result
             vec![up(link.index, row.mtu)],
         )?;
     }
-    if let Some(loopback) = links
-        .iter()
-        .find(|link| link.index == 1)
-        .filter(|link| !link.is_up())
-    {
-        send(
-            &mut socket,
-            "bring the loopback up",
-            vec![up(loopback.index, loopback.mtu)],
-        )?;
-    }
+    loopback(&mut socket)?;
     addresses(&mut socket, link.index, row)?;
     if row.addresses.iter().any(|net| net.addr().is_ipv4()) {
         gateway(&mut socket, link.index, POD_GATEWAY_V4.into())?;
@@ -153,9 +142,22 @@ fn settings(inside: &InterfaceName, has_v6: bool) -> Result<(), InsideError> {
     Ok(())
 }
 
+/// A pod talks to itself by the loopback.
+fn loopback(socket: &mut Socket) -> Result<(), InsideError> {
+    let name = "lo".parse().expect("a name of two letters");
+    match link::get(socket, &name).map_err(netlink)? {
+        Some(link) if !link.is_up() => send(
+            socket,
+            "bring the loopback up",
+            vec![up(link.index, link.mtu)],
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Adds the pod's addresses and takes away those that an earlier row gave it.
 fn addresses(socket: &mut Socket, index: u32, row: &PodInterface) -> Result<(), InsideError> {
-    let found = address::list(socket).map_err(netlink)?;
+    let found = address::list(socket, Some(index)).map_err(netlink)?;
     let stale = found.iter().filter(|found| {
         found.index == index
             && !address::is_link_local(found.address)

@@ -149,10 +149,7 @@ impl TunnelTarget {
     }
 
     fn link(&mut self, name: &InterfaceName) -> Result<Option<Link>, SetError> {
-        Ok(Links::list(&mut self.socket)
-            .map_err(links)?
-            .by_name(name)
-            .cloned())
+        link::get(&mut self.socket, name).map_err(links)
     }
 
     fn read(&mut self, name: &InterfaceName) -> Result<Option<Status>, SetError> {

@@ -378,7 +378,16 @@ pub(crate) fn at(milliseconds: u64) -> Moment {
 
 /// Everything that a plan may change, as the programs show it.
 fn state() -> String {
-    let wireguard = run("wg", "show all dump");
+    let about = [
+        "private-key",
+        "listen-port",
+        "fwmark",
+        "endpoints",
+        "allowed-ips",
+    ];
+    let wireguard = about
+        .map(|what| run("wg", &format!("show all {what}")))
+        .concat();
     let forward = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
 
     // Whose socket owns a table is no part of what it does.

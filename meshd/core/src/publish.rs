@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use model::{
     ActionKind, Family, Phase, PublicKey, Record,
     action::{AddressRequest, NodePublication},
     record::{RECORD_VERSION, TunnelClaim},
-    resource::Node,
+    resource::{Node, ip_pool::AllowedUse},
 };
 
 use crate::{
@@ -28,7 +29,12 @@ const REWRITE: Duration = Duration::from_secs(5);
 impl World {
     /// Decides what to say and what to ask for, now that the plan is settled.
     pub(crate) fn step(&mut self) {
+        let stated = self.stated;
         self.choose_phase();
+        let has_news = std::mem::take(&mut self.has_news);
+        if !has_news && self.stated == stated {
+            return;
+        }
         self.write_record();
         let wanted = claims(&self.facts, &self.wish, &self.own);
         let keys = wanted
@@ -199,13 +205,15 @@ pub(crate) fn claims(facts: &Facts, wish: &Wish, own: &Own) -> Vec<(TaskKey, Act
 /// Returns the families whose tunnel address is still to come, though a pool could give one.
 pub(crate) fn missing_tunnel_addresses(facts: &Facts, wish: &Wish, own: &Own) -> BTreeSet<Family> {
     let is_served = |family: Family| {
-        let of_family = |net: &ipnet::IpNet| Family::of_net(net) == family;
-        let pools = facts
+        let mut pools = facts
             .pools
             .values()
             .filter(|pool| pool::selects(pool, facts));
+        let by_pool = pools.any(|pool| {
+            Family::of_net(&pool.cidr) == family && pool.allowed_uses.contains(&AllowedUse::Tunnel)
+        });
 
-        own.blocks.iter().any(of_family) || pools.map(|pool| pool.cidr).any(|net| of_family(&net))
+        by_pool || block_for_tunnels(facts, own, family).is_some()
     };
 
     Family::BOTH
@@ -215,19 +223,27 @@ pub(crate) fn missing_tunnel_addresses(facts: &Facts, wish: &Wish, own: &Own) ->
         .collect()
 }
 
+/// Returns a block of ours that may give a tunnel address.
+fn block_for_tunnels(facts: &Facts, own: &Own, family: Family) -> Option<IpNet> {
+    let serves = |block: &&IpNet| {
+        Family::of_net(block) == family
+            && pool::of_block(facts, **block)
+                .is_ok_and(|pool| !pool.disabled && pool.allowed_uses.contains(&AllowedUse::Tunnel))
+    };
+
+    own.blocks.iter().find(serves).copied()
+}
+
 /// Returns the assignment of a tunnel address, as Calico's node start-up makes it.
 fn tunnel_address(facts: &Facts, own: &Own, family: Family) -> Option<AddressRequest> {
-    let block = own
-        .blocks
-        .iter()
-        .find(|block| Family::of_net(block) == family)?;
+    let block = block_for_tunnels(facts, own, family)?;
     let kind = match family {
         Family::V4 => "wireguardTunnelAddress",
         Family::V6 => "wireguardV6TunnelAddress",
     };
 
     Some(AddressRequest {
-        block: *block,
+        block,
         handle: own::tunnel_handle(facts, family),
         attributes: BTreeMap::from([
             ("node".to_owned(), facts.own.to_string()),
@@ -275,7 +291,7 @@ pub(crate) fn publication(facts: &Facts, wish: &Wish, own: &Own, phase: Phase) -
 
     NodePublication {
         node: facts.own.clone(),
-        record,
+        record: within_bounds(record),
         addresses,
         tunnel_addresses: if speaks {
             own.tunnel_addresses.clone()
@@ -285,6 +301,18 @@ pub(crate) fn publication(facts: &Facts, wish: &Wish, own: &Own, phase: Phase) -
         keys: devices
             .map(|device| (device.wish.native, device.key))
             .collect(),
+    }
+}
+
+/// Leaves out what is not ours to say when the record would be too large for peers to read.
+fn within_bounds(record: Record) -> Record {
+    if record.encode().is_ok() {
+        return record;
+    }
+
+    Record {
+        unknown: BTreeMap::new(),
+        ..record
     }
 }
 

@@ -77,6 +77,8 @@ pub struct World {
     dirty: Touched,
     pub(crate) now: Moment,
     pub(crate) effort: u64,
+    /// Something changed that decides what this node says or asks for.
+    pub(crate) has_news: bool,
 }
 
 impl World {
@@ -108,6 +110,7 @@ impl World {
             dirty: Touched::nothing(),
             now: Moment::START,
             effort: 0,
+            has_news: true,
         }
     }
 
@@ -192,6 +195,7 @@ impl World {
                 if let Some(ended) = self.tasks.end(id, result, self.now) {
                     self.end_pod_task(ended);
                 }
+                self.has_news = true;
                 Touched::nothing()
             }
             Event::PlanApplied {
@@ -266,6 +270,7 @@ impl World {
     /// Works out anew what concerns every member, where something of it was touched.
     fn reconsider(&mut self, touched: &mut Touched) {
         if touched.all || touched.own {
+            self.has_news = true;
             self.reconsider_own(touched);
         }
         let node = self.facts.nodes.get(&self.facts.own);
@@ -284,6 +289,7 @@ impl World {
         let posture = self.phases.posture();
         if posture != self.posture {
             self.posture = posture;
+            self.has_news = true;
             touched.all = true;
         }
     }

@@ -1,5 +1,11 @@
 //! The brain of node `a`, told by hand what a mesh of three looks like.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "helpers of tests fail as tests do"
+)]
+
 #[path = "world/fixture.rs"]
 mod fixture;
 

@@ -29,7 +29,10 @@ fn a_pool_gets_calicos_defaults() {
 #[test]
 fn documents_lists_and_json_are_read_with_their_positions() {
     let yaml = format!(
-        "# comment\n---\n{POOL}---\n---\napiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Namespace, metadata: {{name: a}}}}\n- {{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{anything: [1]}}}}\n"
+        "# comment\n---\n{POOL}---\n---\n\
+         {{apiVersion: v1, kind: List, items: [\n\
+         {{apiVersion: v1, kind: Namespace, metadata: {{name: a}}}},\n\
+         {{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {{anything: [1]}}}}]}}\n"
     );
     let documents = parse("all.yaml", &yaml).unwrap();
     let read: Vec<_> = documents
@@ -100,157 +103,202 @@ metadata: {name: mine}
         [
             "pools.yaml, document 1: spec.blocksize: unknown field; did you mean blockSize?",
             "pools.yaml, document 2: spec.blockSize: expected a number from 20 to 32, found 12",
-            "pools.yaml, document 3: metadata.name: expected default, the only MeshConfiguration there is, found \"mine\"",
+            "pools.yaml, document 3: metadata.name: expected default, the only MeshConfiguration \
+             there is, found \"mine\"",
         ]
     );
 }
 
 #[test]
-fn one_wrong_thing_is_one_error() {
-    let node = |spec: &str| calico("Node", "n1", spec);
-    let felix = |spec: &str| calico("FelixConfiguration", "default", spec);
-    let pool = |spec: &str| calico("IPPool", "p", spec);
-    for (text, error) in [
-        (calico("Widget", "w", "{}"), "kind: expected one of Node, "),
+fn a_wrong_head_is_one_error() {
+    for (right, wrong, error) in [
         (
-            POOL.replace("projectcalico.org/v3", "v1"),
-            "apiVersion: expected projectcalico.org/v3 or crd.projectcalico.org/v1 for kind IPPool, found \"v1\"",
+            "kind: IPPool",
+            "kind: Widget",
+            "kind: expected one of Node, ",
         ),
         (
-            POOL.replace("{name: pods}", "{}"),
+            "projectcalico.org/v3",
+            "v1",
+            "apiVersion: expected projectcalico.org/v3 or crd.projectcalico.org/v1 for kind IPPool",
+        ),
+        (
+            "{name: pods}",
+            "{}",
             "metadata.name: expected a text, found nothing",
         ),
         (
-            POOL.replace("name: pods", "name: Pods"),
+            "name: pods",
+            "name: Pods",
             "metadata.name: expected lower-case",
         ),
         (
-            POOL.replace("name: pods", "name: pods, namespace: a"),
+            "name: pods",
+            "name: pods, namespace: a",
             "metadata.namespace: expected none",
         ),
         (
-            POOL.replace("name: pods", "name: pods, lables: {}"),
+            "name: pods",
+            "name: pods, lables: {}",
             "metadata.lables: unknown field; did you mean labels?",
         ),
         (
-            POOL.replace("name: pods", "name: pods, labels: {a b: c}"),
+            "name: pods",
+            "name: pods, labels: {a b: c}",
             "metadata.labels.a b: expected a key",
         ),
         (
-            POOL.replace("name: pods", "name: pods, labels: {a: '-'}"),
+            "name: pods",
+            "name: pods, labels: {a: '-'}",
             "metadata.labels.a: expected at most 63",
         ),
         (
-            POOL.replace("name: pods", "name: pods, labels: {a: 1}"),
+            "name: pods",
+            "name: pods, labels: {a: 1}",
             "metadata.labels.a: expected a text, found 1",
         ),
+        ("spec:", "spce:", "spce: unknown field; did you mean spec?"),
+    ] {
+        assert_one_error(&POOL.replace(right, wrong), error);
+    }
+}
+
+#[test]
+fn a_wrong_pool_is_one_error() {
+    for (spec, error) in [
         (
-            POOL.replace("spec:", "spce:"),
-            "spce: unknown field; did you mean spec?",
-        ),
-        (
-            pool("{cidr: 10.65.0.1/16}"),
+            "{cidr: 10.65.0.1/16}",
             "spec.cidr: expected a network without host bits",
         ),
         (
-            pool("{cidr: 10.65.0.0/16, ipipMode: Sometimes}"),
+            "{cidr: 10.65.0.0/16, ipipMode: Sometimes}",
             "spec.ipipMode: expected Never, Always or CrossSubnet, found \"Sometimes\"",
         ),
         (
-            pool("{cidr: 10.65.0.0/16, natOutgoing: yes}"),
+            "{cidr: 10.65.0.0/16, natOutgoing: yes}",
             "spec.natOutgoing: expected true or false, found \"yes\"",
         ),
         (
-            pool("{cidr: 10.65.0.0/16, nodeSelector: 'has('}"),
+            "{cidr: 10.65.0.0/16, nodeSelector: 'has('}",
             "spec.nodeSelector: at character 5: expected a label",
         ),
         (
-            pool("{cidr: 10.65.0.0/16, nodeSelector: 'global()'}"),
+            "{cidr: 10.65.0.0/16, nodeSelector: 'global()'}",
             "spec.nodeSelector: expected a selector of nodes",
         ),
         (
-            pool("{cidr: 10.65.0.0/16, ipipMode: Always, vxlanMode: Always}"),
+            "{cidr: 10.65.0.0/16, ipipMode: Always, vxlanMode: Always}",
             "spec.vxlanMode: expected Never",
         ),
         (
-            pool("{cidr: 'fd00::/64', ipipMode: Always}"),
+            "{cidr: 'fd00::/64', ipipMode: Always}",
             "spec.ipipMode: expected Never",
         ),
         (
-            pool("{cidr: 169.254.0.0/20}"),
+            "{cidr: 169.254.0.0/20}",
             "spec.cidr: expected a network that does not overlap 169.254.0.0/16",
         ),
         (
-            pool("{cidr: 10.65.0.0/16, allowedUses: [Tunnel, LoadBalancer]}"),
+            "{cidr: 10.65.0.0/16, allowedUses: [Tunnel, LoadBalancer]}",
             "spec.allowedUses: expected LoadBalancer alone",
         ),
         (
-            pool("{cidr: 10.65.0.0/30}"),
+            "{cidr: 10.65.0.0/30}",
             "spec.cidr: expected a network of /26 or larger",
         ),
+    ] {
+        assert_one_error(&calico("IPPool", "p", spec), error);
+    }
+}
+
+#[test]
+fn a_wrong_field_of_any_kind_is_one_error() {
+    for (kind, name, spec, error) in [
         (
-            node("{bgp: {ipv4Address: 192.0.2.1/40}}"),
-            "spec.bgp.ipv4Address: expected an address with its subnet",
+            "Node",
+            "n1",
+            "{bgp: {ipv4Address: 192.0.2.1/40}}",
+            "spec.bgp.ipv4Address: expected an",
         ),
         (
-            node("{bgp: {ipv6Address: 192.0.2.1/24}}"),
-            "spec.bgp.ipv6Address: expected an IPv6 address",
+            "Node",
+            "n1",
+            "{bgp: {ipv6Address: 192.0.2.1/24}}",
+            "spec.bgp.ipv6Address: expected an IPv6",
         ),
         (
-            node("{wireguard: {interfaceIPv4Address: 10.0.0.0/32}}"),
+            "Node",
+            "n1",
+            "{wireguard: {interfaceIPv4Address: 10.0.0.0/32}}",
             "spec.wireguard.interfaceIPv4Address: expected an address",
         ),
         (
-            felix("{wireguardEnabled: 'true'}"),
+            "FelixConfiguration",
+            "default",
+            "{wireguardEnabled: 'true'}",
             "spec.wireguardEnabled: expected true or false, found \"true\"",
         ),
         (
-            felix("{wireguardMtu: 1400}"),
+            "FelixConfiguration",
+            "default",
+            "{wireguardMtu: 1400}",
             "spec.wireguardMtu: unknown field; did you mean wireguardMTU?",
         ),
         (
-            felix("{wireguardListeningPort: 0}"),
+            "FelixConfiguration",
+            "default",
+            "{wireguardListeningPort: 0}",
             "spec.wireguardListeningPort: expected a number from 1 to 65535, found 0",
         ),
         (
-            felix("{routeRefreshInterval: 90}"),
-            "spec.routeRefreshInterval: expected a duration",
+            "FelixConfiguration",
+            "default",
+            "{routeRefreshInterval: 90}",
+            "spec.routeRefreshInterval: ",
         ),
         (
-            felix("{wireguardKeepAlive: 20h}"),
-            "spec.wireguardKeepAlive: expected a duration from 0s to 65535s",
+            "FelixConfiguration",
+            "default",
+            "{wireguardKeepAlive: 20h}",
+            "spec.wireguardKeepAlive: ",
         ),
         (
-            felix("{nodeSelector: 'has(a)'}"),
-            "spec.nodeSelector: expected nothing",
+            "FelixConfiguration",
+            "default",
+            "{nodeSelector: 'has(a)'}",
+            "spec.nodeSelector: expected no",
         ),
         (
-            calico("FelixConfiguration", "gpu", "{}"),
+            "FelixConfiguration",
+            "gpu",
+            "{}",
             "spec.nodeSelector: expected a selector",
         ),
         (
-            calico(
-                "IPAMBlock",
-                "10-65-0-0-26",
-                "{cidr: 10.65.0.64/26, allocations: [], unallocated: []}",
-            ),
+            "IPAMBlock",
+            "10-65-0-0-26",
+            "{cidr: 10.65.0.64/26, allocations: [], unallocated: []}",
             "spec.allocations: expected 64 entries",
         ),
-        ("{\"a\": 1, \"a\": 2}".into(), "the key \"a\" stands twice"),
-        ("a: 1\na: 2\n".into(), "the key \"a\" stands twice"),
-        ("[1, 2]".into(), "kind: expected an object"),
-        ("a: [".into(), ""),
-        ("[*0]0".into(), "unknown anchor"),
-        ("a: !tag 1".into(), ""),
-        ("{\"a\": ".into(), "EOF"),
     ] {
-        let errors = parse("f", &text).expect_err(&text);
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        let shown = errors[0].to_string();
-        assert!(
-            shown.starts_with(&format!("f, document 1: {error}")),
-            "{shown}\n instead of\n{error}"
-        );
+        assert_one_error(&calico(kind, name, spec), error);
+    }
+}
+
+#[test]
+fn a_text_that_is_no_document_is_one_error() {
+    for (text, error) in [
+        ("{\"a\": 1, \"a\": 2}", "the key \"a\" stands twice"),
+        ("a: 1\na: 2\n", "the key \"a\" stands twice"),
+        ("[1, 2]", "kind: expected an object"),
+        ("a: [", "did not find expected node content"),
+        ("[*0]0", "unknown anchor"),
+        ("a: !tag 1", "invalid type: enum"),
+        ("a: .inf", "a number that is infinite"),
+        ("? [a]\n: b\n", "a key that is no text"),
+        ("{\"a\": ", "EOF"),
+    ] {
+        assert_one_error(text, error);
     }
 }
 
@@ -433,7 +481,10 @@ proptest! {
 
     #[test]
     fn no_slip_of_the_pen_makes_the_reader_panic(
-        slips in prop::collection::vec((any::<prop::sample::Index>(), "[-a:{}\\[\\]&*!|>'\"#% \n\t]{0,3}", 0usize..4), 1..5),
+        slips in prop::collection::vec(
+            (any::<prop::sample::Index>(), "[-a:{}\\[\\]&*!|>'\"#% \n\t]{0,3}", 0usize..4),
+            1..5,
+        ),
     ) {
         let mut text = format!("{POOL}---\n{}", calico("Node", "n1", "{bgp: {ipv4Address: 192.0.2.1/24}}"));
         for (place, put_in, left_out) in slips {
@@ -459,6 +510,14 @@ proptest! {
         }
         prop_assert_eq!(one(&serde_yaml_ng::to_string(&read).unwrap()), read);
     }
+}
+
+fn assert_one_error(text: &str, error: &str) {
+    let errors = parse("f", text).expect_err(text);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let shown = errors[0].to_string();
+    assert!(shown.starts_with("f, document 1: "), "{shown}");
+    assert!(shown.contains(error), "{shown}\n instead of\n{error}");
 }
 
 fn one(text: &str) -> Object {

@@ -34,7 +34,9 @@ impl AddressClaim {
         name
     }
 
-    /// Returns the address that a name stands for; `None` unless it is exactly as [`object_name`](Self::object_name) writes it.
+    /// Returns the address that a name stands for.
+    ///
+    /// `None` unless it is exactly as [`object_name`](Self::object_name) writes it.
     pub fn parse_name(name: &str) -> Option<IpAddr> {
         let address = name
             .parse::<std::net::Ipv4Addr>()

@@ -190,7 +190,10 @@ mod tests {
     #[test]
     fn a_bad_field_disables_itself_and_nothing_else() {
         let mut object = object(
-            json!({"bgp": {"ipv4Address": "192.0.2.300/24", "ipv6Address": "192.0.2.1/24"}, "wireguard": {"interfaceIPv4Address": 7}}),
+            json!({
+                "bgp": {"ipv4Address": "192.0.2.300/24", "ipv6Address": "192.0.2.1/24"},
+                "wireguard": {"interfaceIPv4Address": 7},
+            }),
             json!({"wireguardPublicKey": "short", "wireguardPublicKeyV6": ""}),
         );
         object

@@ -94,11 +94,7 @@ impl Connector {
     }
 
     /// Returns a connector that binds `source`, and tries these servers before the known ones.
-    pub(crate) fn from_source(
-        &self,
-        source: IpAddr,
-        first: impl IntoIterator<Item = Target>,
-    ) -> Self {
+    pub(crate) fn bound_to(&self, source: IpAddr, first: impl IntoIterator<Item = Target>) -> Self {
         let targets = first
             .into_iter()
             .chain(self.targets.iter().cloned())

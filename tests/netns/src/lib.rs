@@ -3,3 +3,19 @@
 //! Each file is one topology, drawn on top, and what must hold in it. They need root, touch nothing but
 //! namespaces of their own, and may all run at once. Assertions ask the kernel or the wire, never our
 //! own code; dropping a [`lab::Lab`] asserts that nothing leaked and that nothing is left behind.
+//!
+//! ```text
+//! Mesh     a lab whose meshd runs: enable, disable, and what each agent says
+//! Traffic  streams between all that may speak, and what became of them
+//! Kernel   what meshd wrote into one node's kernel, as the distribution's own tools print it
+//! service  Kubernetes services, as kube-proxy's rules
+//! ```
+
+pub use kernel::{Kernel, Sessions};
+pub use mesh::{Encryption, Mesh, await_fact, await_summary, peer, tunnel_addresses};
+pub use traffic::{MOST_GAP, Traffic};
+
+mod kernel;
+mod mesh;
+pub mod service;
+mod traffic;

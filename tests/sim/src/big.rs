@@ -77,7 +77,7 @@ impl Big {
             epoch,
             tunnels: vec![TunnelClaim {
                 key: key(number),
-                port: 51820 + u16::from(epoch % 2 == 0),
+                port: 51820 + u16::from(epoch.is_multiple_of(2)),
                 families: Family::BOTH.to_vec(),
             }],
             endpoints: vec![address(number)],

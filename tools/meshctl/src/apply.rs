@@ -19,15 +19,23 @@ use store::{Precondition, Store};
 pub(crate) use self::patch::LAST_APPLIED;
 use crate::{connection::Connection, input, input::Input, say};
 
+/// How the command is used.
+const EXAMPLES: &str = "\
+Examples:
+  meshctl apply -f pools.yaml
+  meshctl apply -f manifests/ -R
+  cat mesh.yaml | meshctl apply -f -
+  meshctl apply -f pools.yaml --dry-run
+
+Exit status: 0 stored, 1 nothing was stored, or not everything.";
+
 /// Stores what YAML and JSON documents say: creates what is not there, changes what differs.
 ///
 /// Everything is checked first, each document by itself and beside what is
 /// stored; if anything is wrong, nothing is stored and every error is shown.
 /// Fields that others wrote stay as they are.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  meshctl apply -f pools.yaml\n  meshctl apply -f manifests/ -R\n  cat mesh.yaml | meshctl apply -f -\n  meshctl apply -f pools.yaml --dry-run\n\nExit status: 0 stored, 1 nothing was stored, or not everything."
-)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,

@@ -12,157 +12,63 @@ use serde_json::Value;
 /// What stands where there is nothing.
 const NOTHING: &str = "–";
 
-/// A column: its head, and whether only wide tables have it.
-type Head = (&'static str, Width);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Width {
-    Always,
-    Wide,
-}
-
-use Width::{Always, Wide};
-
 /// Returns the heads of a kind's table.
 pub(crate) fn heads(kind: Kind, wide: bool) -> Vec<&'static str> {
-    columns(kind)
-        .iter()
-        .filter(|(_, width)| wide || *width == Always)
-        .map(|(head, _)| *head)
-        .collect()
+    columns(kind).filter_map(|head| shown(head, wide)).collect()
 }
 
 /// Returns an object's row, as many cells as [`heads`] has; what cannot be read says why.
 pub(crate) fn row(object: &Object, wide: bool, now: Timestamp) -> Vec<String> {
-    let columns = columns(object.kind);
     let mut cells = vec![object.metadata.name.clone()];
     match Resource::try_from(object) {
         Ok(resource) => cells.extend(facts(&resource, object)),
         Err(error) => cells.push(format!("unusable: {error}")),
     }
-    cells.resize(columns.len() - 1, String::new());
+    cells.resize(columns(object.kind).count() - 1, String::new());
     cells.push(age(object, now));
 
-    let shown = columns
-        .iter()
+    let shown = columns(object.kind)
         .zip(cells)
-        .filter(|((_, width), _)| wide || *width == Always);
-    shown.map(|(_, cell)| cell).collect()
+        .filter(|(head, _)| shown(head, wide).is_some());
+    shown.map(|(_, cell)| plain(&cell)).collect()
 }
 
-const fn columns(kind: Kind) -> &'static [Head] {
-    match kind {
-        Kind::Node | Kind::MeshNode => &[
-            ("NAME", Always),
-            ("PHASE", Always),
-            ("ADDRESSES", Always),
-            ("KEY", Always),
-            ("TUNNEL ADDRESSES", Wide),
-            ("ENDPOINTS", Wide),
-            ("EPOCH", Wide),
-            ("LABELS", Wide),
-            ("AGE", Always),
-        ],
-        Kind::IPPool => &[
-            ("NAME", Always),
-            ("CIDR", Always),
-            ("BLOCKS", Always),
-            ("NAT", Always),
-            ("STATE", Always),
-            ("USES", Wide),
-            ("ENCAPSULATION", Wide),
-            ("NODES", Wide),
-            ("AGE", Wide),
-        ],
-        Kind::IPAMBlock => &[
-            ("NAME", Wide),
-            ("CIDR", Always),
-            ("NODE", Always),
-            ("USED", Always),
-            ("SEQUENCE", Wide),
-            ("AGE", Always),
-        ],
-        Kind::BlockAffinity => &[
-            ("NAME", Always),
-            ("CIDR", Always),
-            ("NODE", Always),
-            ("STATE", Always),
-            ("AGE", Always),
-        ],
-        Kind::IPAMHandle => &[
-            ("NAME", Always),
-            ("HANDLE", Always),
-            ("ADDRESSES", Always),
-            ("AGE", Always),
-        ],
-        Kind::WorkloadEndpoint => &[
-            ("NAME", Wide),
-            ("POD", Always),
-            ("NODE", Always),
-            ("ADDRESSES", Always),
-            ("INTERFACE", Always),
-            ("PROFILES", Wide),
-            ("LABELS", Wide),
-            ("AGE", Always),
-        ],
-        Kind::FelixConfiguration => &[
-            ("NAME", Always),
-            ("WIREGUARD", Always),
-            ("WIREGUARD V6", Always),
-            ("FIELDS", Always),
-            ("NODES", Wide),
-            ("UNUSABLE", Wide),
-            ("AGE", Always),
-        ],
-        Kind::ClusterInformation => &[
-            ("NAME", Always),
-            ("TYPE", Always),
-            ("VERSION", Always),
-            ("READY", Always),
-            ("GUID", Wide),
-            ("AGE", Always),
-        ],
-        Kind::MeshConfiguration => &[
-            ("NAME", Always),
-            ("ENCRYPTION", Always),
-            ("BACKEND", Always),
-            ("UNDERLAY", Always),
-            ("AGE", Always),
-        ],
-        Kind::KeyClaim => &[("NAME", Always), ("NODE", Always), ("AGE", Always)],
-        Kind::AddressClaim => &[
-            ("NAME", Wide),
-            ("ADDRESS", Always),
-            ("NODE", Always),
-            ("AGE", Always),
-        ],
-        Kind::Namespace | Kind::ServiceAccount => {
-            &[("NAME", Always), ("LABELS", Wide), ("AGE", Always)]
-        }
-        Kind::Service => &[
-            ("NAME", Always),
-            ("TYPE", Always),
-            ("CLUSTER IP", Always),
-            ("PORTS", Always),
-            ("SELECTOR", Wide),
-            ("AGE", Always),
-        ],
-        Kind::Pod => &[
-            ("NAME", Always),
-            ("STATUS", Always),
-            ("NODE", Always),
-            ("ADDRESSES", Always),
-            ("LABELS", Wide),
-            ("AGE", Always),
-        ],
-        Kind::EndpointSlice => &[
-            ("NAME", Always),
-            ("ADDRESS TYPE", Always),
-            ("PORTS", Always),
-            ("ENDPOINTS", Always),
-            ("AGE", Always),
-        ],
+/// Returns a text without the characters that steer a terminal; nodes write some of what is shown.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+}
+
+/// Returns a column's head, unless only wide tables have it, which a `+` says.
+fn shown(head: &'static str, wide: bool) -> Option<&'static str> {
+    match head.strip_prefix('+') {
+        Some(head) => wide.then_some(head),
+        None => Some(head),
     }
+}
+
+/// Returns the columns of a kind: name first, age last.
+fn columns(kind: Kind) -> impl Iterator<Item = &'static str> {
+    let columns = match kind {
+        Kind::Node | Kind::MeshNode => {
+            "NAME|PHASE|ADDRESSES|KEY|+TUNNEL ADDRESSES|+ENDPOINTS|+EPOCH|+LABELS|AGE"
+        }
+        Kind::IPPool => "NAME|CIDR|BLOCKS|NAT|STATE|+USES|+ENCAPSULATION|+NODES|+AGE",
+        Kind::IPAMBlock => "+NAME|CIDR|NODE|USED|+SEQUENCE|AGE",
+        Kind::BlockAffinity => "NAME|CIDR|NODE|STATE|AGE",
+        Kind::IPAMHandle => "NAME|HANDLE|ADDRESSES|AGE",
+        Kind::WorkloadEndpoint => "+NAME|POD|NODE|ADDRESSES|INTERFACE|+PROFILES|+LABELS|AGE",
+        Kind::FelixConfiguration => "NAME|WIREGUARD|WIREGUARD V6|FIELDS|+NODES|+UNUSABLE|AGE",
+        Kind::ClusterInformation => "NAME|TYPE|VERSION|READY|+GUID|AGE",
+        Kind::MeshConfiguration => "NAME|ENCRYPTION|BACKEND|UNDERLAY|AGE",
+        Kind::KeyClaim => "NAME|NODE|AGE",
+        Kind::AddressClaim => "+NAME|ADDRESS|NODE|AGE",
+        Kind::Namespace | Kind::ServiceAccount => "NAME|+LABELS|AGE",
+        Kind::Service => "NAME|TYPE|CLUSTER IP|PORTS|+SELECTOR|AGE",
+        Kind::Pod => "NAME|STATUS|NODE|ADDRESSES|+LABELS|AGE",
+        Kind::EndpointSlice => "NAME|ADDRESS TYPE|PORTS|ENDPOINTS|AGE",
+    };
+
+    columns.split('|')
 }
 
 /// Returns the cells between name and age, in the order of the columns.
@@ -487,7 +393,10 @@ mod tests {
             ["pods", "10.65.0.0/16", "/26", "yes", "enabled"]
         );
 
-        let spec = json!({"cidr": "10.65.0.0/31", "affinity": "host:n1", "allocations": [0, null], "unallocated": [1], "attributes": [{}]});
+        let spec = json!({
+            "cidr": "10.65.0.0/31", "affinity": "host:n1",
+            "allocations": [0, null], "unallocated": [1], "attributes": [{}],
+        });
         let block = object(Kind::IPAMBlock, "10-65-0-0-31", spec);
         assert_eq!(
             row(&block, false, now()),
@@ -520,6 +429,17 @@ mod tests {
             "{}",
             cells[1]
         );
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_steer_the_terminal() {
+        let handle = object(
+            Kind::IPAMHandle,
+            "h",
+            json!({"handleID": "a\u{1b}[31mb", "block": {}}),
+        );
+
+        assert_eq!(row(&handle, false, now())[1], "a\u{fffd}[31mb");
     }
 
     fn object(kind: Kind, name: &str, spec: Value) -> Object {

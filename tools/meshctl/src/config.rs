@@ -16,11 +16,17 @@ use crate::{
     connection::Connection, get::trimmed, say, selection::node_name, status::Output, warn,
 };
 
+/// How the command is used.
+const EXAMPLES: &str = "\
+Examples:
+  meshctl config n1
+  meshctl config n1 -o json | jq .wireguardEnabled
+
+Exit status: 0 shown, 1 no such node or no store answers, 3 some settings cannot be used.";
+
 /// Shows what holds on a node: each setting, its value, and which object set it.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  meshctl config n1\n  meshctl config n1 -o json | jq .wireguardEnabled\n\nExit status: 0 shown, 1 no such node or no store answers, 3 some settings cannot be used."
-)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,

@@ -13,11 +13,19 @@ use crate::{
     selection::{Namespaces, Selection},
 };
 
+/// How the command is used.
+const EXAMPLES: &str = "\
+Examples:
+  meshctl delete ippool pods
+  meshctl delete node/n3
+  meshctl delete -f pools.yaml
+  meshctl delete wep -n shop n1-k8s-web--0-eth0
+
+Exit status: 0 deleted, 1 not everything could be.";
+
 /// Removes objects, by name or as documents name them.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  meshctl delete ippool pods\n  meshctl delete node/n3\n  meshctl delete -f pools.yaml\n  meshctl delete wep -n shop n1-k8s-web--0-eth0\n\nExit status: 0 deleted, 1 not everything could be."
-)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,

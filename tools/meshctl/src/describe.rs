@@ -22,11 +22,20 @@ use crate::{
 /// Longest value that is shown on one line.
 const LINE_MAX: usize = 120;
 
-/// Shows one object in full, and what belongs to it: a node's blocks and claims, a pool's use, who holds a block's addresses.
+/// How the command is used.
+const EXAMPLES: &str = "\
+Examples:
+  meshctl describe node n1
+  meshctl describe ippool/pods
+  meshctl describe block 10-65-4-0-26
+
+Exit status: 0 shown, 1 it is not there or no store answers.";
+
+/// Shows one object in full, and what belongs to it.
+///
+/// That is a node's blocks, claims and pods, a pool's blocks, and who holds a block's addresses.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  meshctl describe node n1\n  meshctl describe ippool/pods\n  meshctl describe block 10-65-4-0-26\n\nExit status: 0 shown, 1 it is not there or no store answers."
-)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
@@ -53,7 +62,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             .await?;
         texts.push(describe(store.as_ref(), &object, Timestamp::now()).await?);
     }
-    say(texts.join("\n").trim_end());
+    say(column::plain(texts.join("\n").trim_end()).as_str());
 
     Ok(ExitCode::SUCCESS)
 }
@@ -269,7 +278,7 @@ fn cut(text: &str) -> String {
         line.push('…');
     }
 
-    line.replace(['\n', '\r', '\u{1b}'], " ")
+    line.replace('\n', " ")
 }
 
 #[cfg(test)]
@@ -334,8 +343,8 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_cannot_steer_the_terminal() {
-        assert_eq!(cut("a\u{1b}[31mb\nc"), "a [31mb c");
+    fn a_long_text_is_cut_to_one_line() {
+        assert_eq!(cut("a\nb"), "a b");
         assert_eq!(cut(&"x".repeat(500)).chars().count(), LINE_MAX + 1);
     }
 }

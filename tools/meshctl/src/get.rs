@@ -18,11 +18,22 @@ use crate::{
     selection::{Namespaces, Selection},
 };
 
+/// How the command is used.
+const EXAMPLES: &str = "\
+Examples:
+  meshctl get nodes
+  meshctl get ippool pods -o yaml
+  meshctl get wep -A -o wide
+  meshctl get nodes -l 'zone == \"a\" && has(gpu)'
+  meshctl get all -A
+  meshctl get nodes --watch
+  meshctl get blocks -o json | jq '.items[].spec.cidr'
+
+Exit status: 0 shown (also nothing), 1 a name is not there or no store answers.";
+
 /// Shows objects: a kind, several, or all; some by name.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  meshctl get nodes\n  meshctl get ippool pods -o yaml\n  meshctl get wep -A -o wide\n  meshctl get nodes -l 'zone == \"a\" && has(gpu)'\n  meshctl get all -A\n  meshctl get nodes --watch\n  meshctl get blocks -o json | jq '.items[].spec.cidr'\n\nExit status: 0 shown (also nothing), 1 a name is not there or no store answers."
-)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,

@@ -109,9 +109,9 @@ fn a_confirmed_affinity_whose_block_is_gone_is_opened_again() {
 #[test]
 fn blocks_of_another_size_and_unreadable_ones_are_in_the_way() {
     for spec in [
-        json!({"cidr": "10.65.0.0/25", "affinity": "host:n2", "allocations": vec![json!(null); 128], "unallocated": []}),
+        foreign("10.65.0.0/25", 128),
         json!({"cidr": "10.65.0.0/25", "affinity": 7}),
-        json!({"cidr": "10.65.0.32/27", "affinity": "host:n2", "allocations": vec![json!(null); 32], "unallocated": []}),
+        foreign("10.65.0.32/27", 32),
     ] {
         let mut store = Store::default();
         let name = spec["cidr"].as_str().unwrap().replace(['.', '/'], "-");
@@ -310,6 +310,14 @@ impl Store {
 
         Ok(())
     }
+}
+
+/// A block of another node's, with nothing free.
+fn foreign(cidr: &str, size: usize) -> serde_json::Value {
+    json!({
+        "cidr": cidr, "affinity": "host:n2",
+        "allocations": vec![json!(null); size], "unallocated": [],
+    })
 }
 
 fn advance(claim: &mut Claim, store: &mut Store) {

@@ -148,13 +148,13 @@ impl History {
                 address: address(usize::from(detail)),
                 node: name(which),
             })),
-            14 if which % 3 == 0 => {
+            14 if which.is_multiple_of(3) => {
                 self.links = links(detail);
                 self.tell(Event::Underlay(self.links.clone()));
             }
             14 => self.remove(which),
             _ => {
-                let device = if more % 4 == 0 {
+                let device = if more.is_multiple_of(4) {
                     "wg-v6.cali"
                 } else {
                     "wireguard.cali"
@@ -337,7 +337,7 @@ fn felix(detail: u8) -> Resource {
 }
 
 fn mesh(detail: u8) -> Resource {
-    let mode = if detail % 4 == 0 {
+    let mode = if detail.is_multiple_of(4) {
         EncryptionMode::Permissive
     } else {
         EncryptionMode::Strict

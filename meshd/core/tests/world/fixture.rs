@@ -3,7 +3,7 @@
 //!  10.65.0.0/26        10.65.0.64/26        10.65.0.128/26
 //! ```
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use meshd_core::{Config, WATCHED, World};
@@ -83,11 +83,6 @@ impl Brain {
             generation,
             failures: BTreeMap::new(),
         });
-    }
-
-    pub(crate) fn wait(&mut self, seconds: u64) {
-        self.now = self.now + Duration::from_secs(seconds);
-        self.tell(Event::Tick);
     }
 
     /// Everything that is to be done now.

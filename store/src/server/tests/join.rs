@@ -207,6 +207,60 @@ async fn a_renewed_certificate_has_a_new_key_and_the_same_name() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_renewed_at_two_thirds_of_its_life_and_written() {
+    let served = Served::start(Log::Long).await;
+    served.join("n1").await;
+    let path = served.directory.path().join("node.yaml");
+    for (age, due) in [(15.hours(), false), (17.hours(), true)] {
+        let signed = Timestamp::now() - age;
+        let old = served
+            .credential_signed("n1", signed, Noted::Yes)
+            .await
+            .unwrap();
+        old.save(&path).unwrap();
+        let client = Client::new(old.clone()).unwrap();
+        let wait = if due {
+            Duration::from_secs(20)
+        } else {
+            Duration::from_millis(300)
+        };
+
+        let renewed = tokio::select! {
+            () = client.keep_renewed(&path) => unreachable!("it never returns"),
+            renewed = tokio::time::timeout(wait, other_than(&path, &old)) => renewed.is_ok(),
+        };
+
+        assert_eq!(renewed, due, "{age:#}");
+    }
+    let written = Credential::load(&path).unwrap();
+    let (_, until) = written.validity();
+    assert!(until > Timestamp::now() + 23.hours());
+    Client::new(written).unwrap().hello().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_renewal_leaves_the_credential_in_use() {
+    let served = Served::start(Log::Long).await;
+    served.join("n1").await;
+    let path = served.directory.path().join("node.yaml");
+    let signed = Timestamp::now() - 17.hours();
+    let old = served
+        .credential_signed("n1", signed, Noted::Yes)
+        .await
+        .unwrap();
+    old.save(&path).unwrap();
+    let client = Client::new(old.clone()).unwrap();
+    let directory = served.stop().await;
+
+    let gone = tokio::time::timeout(Duration::from_millis(300), client.keep_renewed(&path)).await;
+
+    assert!(gone.is_err(), "it goes on trying");
+    assert_eq!(client.credential().await.serial(), old.serial());
+    assert_eq!(Credential::load(&path).unwrap().serial(), old.serial());
+    drop(directory);
+}
+
+#[tokio::test]
 async fn the_server_keeps_nothing_that_a_token_could_be_made_from() {
     let served = Served::start(Log::Long).await;
     let token = served.token(None, false).await;
@@ -369,6 +423,13 @@ impl Served {
             Timestamp::now(),
         )
         .await
+    }
+}
+
+/// Waits until a file holds another certificate.
+async fn other_than(path: &Path, old: &Credential) {
+    while Credential::load(path).unwrap().serial() == old.serial() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

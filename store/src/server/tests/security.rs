@@ -290,6 +290,33 @@ async fn garbage_on_the_port_harms_nobody() {
 }
 
 #[tokio::test]
+async fn garbage_inside_tls_harms_nobody() {
+    let served = Served::start(Log::Long).await;
+    let credential = served.join("n1").await.credential().await;
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 4096],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0",
+    ] {
+        let stream = TcpStream::connect(served.address).await.unwrap();
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let connector = TlsConnector::from(credential.tls().unwrap());
+        let mut stream = connector.connect(name, stream).await.unwrap();
+        // The server may hang up while we still talk.
+        drop(stream.write_all(garbage).await);
+        drop(stream.shutdown().await);
+        let mut answer = Vec::new();
+        drop(
+            timeout(DEADLINE, stream.read_to_end(&mut answer))
+                .await
+                .expect("it hangs up"),
+        );
+    }
+
+    served.admin().list(Kind::Node).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_handshake_that_never_comes_is_cut_after_five_seconds() {
     let served = Served::start(Log::Long).await;
     let mut silent = TcpStream::connect(served.address).await.unwrap();

@@ -105,6 +105,7 @@ impl Lab {
 
 fn pool(rest: &str) -> String {
     format!(
-        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: pods}}\nspec: {{cidr: 10.65.0.0/16, {rest}}}\n"
+        "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: pods}}\n\
+         spec: {{cidr: 10.65.0.0/16, {rest}}}\n"
     )
 }

@@ -20,7 +20,9 @@ async fn tables_show_what_was_asked_for() {
 
     assert_eq!(
         lab.get("ippools").await,
-        "NAME  CIDR          BLOCKS  NAT  STATE\nold   10.66.0.0/16  /26     no   disabled\npods  10.65.0.0/16  /26     yes  enabled"
+        "NAME  CIDR          BLOCKS  NAT  STATE\n\
+         old   10.66.0.0/16  /26     no   disabled\n\
+         pods  10.65.0.0/16  /26     yes  enabled"
     );
     assert_eq!(lab.get("pods -A").await.lines().count(), 3);
     assert!(lab.get("pods -A").await.starts_with("NAMESPACE"));

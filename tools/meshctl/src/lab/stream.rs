@@ -16,6 +16,9 @@ use lab::{
 /// How long one line of progress stands for.
 const LINE: Duration = Duration::from_secs(1);
 
+/// Time between two records.
+const TICK: Duration = Duration::from_millis(1);
+
 /// Bytes in every record of the stream, so that a capture can be searched for them.
 const CANARY: lab::Canary = *b"meshctl-stream-1";
 
@@ -54,7 +57,7 @@ pub(crate) fn run(args: &Args, asked: Option<&str>) -> anyhow::Result<ExitCode> 
     let (near, _) = end(&mut site, &args.from)?;
     let (far, address) = end(&mut site, &args.to)?;
     let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
-    let stream = Stream::between(&near, &far, protocol, address, CANARY)?;
+    let stream = Stream::between(&near, &far, protocol, address, CANARY, TICK)?;
     let began = Instant::now();
     while began.elapsed() < args.span.0 {
         let next = began + args.span.0.min(began.elapsed() + LINE);

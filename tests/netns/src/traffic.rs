@@ -1,0 +1,184 @@
+//! Streams between all that may speak, and what became of them.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use lab::{End, Family, Lab, Node, Pod, Report, Stream, spec::Protocol};
+
+/// The longest that a stream may be without a byte.
+pub const MOST_GAP: Duration = Duration::from_millis(200);
+
+/// Time between two records of a stream where there are many of them.
+const PACE: Duration = Duration::from_millis(20);
+
+/// Many streams, and one that never leaves its pod: what that one misses, the machine withheld.
+#[derive(Debug)]
+pub struct Traffic {
+    streams: Vec<(String, Stream)>,
+    control: Stream,
+}
+
+impl Traffic {
+    /// No streams yet.
+    pub fn none(lab: &Lab) -> Self {
+        lab.pace(PACE);
+        let pods = lab.pods();
+        let pod = pods.first().expect("a lab of stories has pods");
+        let control = pod.stream_at(pod, Protocol::Tcp, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Self {
+            streams: Vec::new(),
+            control,
+        }
+    }
+
+    /// Both protocols and every address: each pod to each other one and to each remote node, each node
+    /// to each remote pod.
+    pub fn everywhere(lab: &Lab) -> Self {
+        let mut traffic = Self::none(lab);
+        let pods = lab.pods();
+        for from in &pods {
+            for to in pods.iter().filter(|to| to.name() != from.name()) {
+                traffic.add_pod_to_pod(from, to);
+            }
+            for node in lab.nodes() {
+                if node.name() != from.node().name() {
+                    traffic.add_pod_and_node(from, &node);
+                }
+            }
+        }
+        traffic
+    }
+
+    /// The first pods of the first two nodes, both protocols and families; and each of the two nodes with
+    /// the other's pod.
+    pub fn between_two(lab: &Lab) -> Self {
+        let mut traffic = Self::none(lab);
+        let nodes = lab.nodes();
+        let [one, two, ..] = nodes.as_slice() else {
+            panic!("the lab has no two nodes")
+        };
+        traffic.add_pod_to_pod(&one.pod(), &two.pod());
+        traffic.add_pod_and_node(&one.pod(), two);
+        traffic.add_pod_and_node(&two.pod(), one);
+        traffic
+    }
+
+    /// Streams of both protocols from a pod to each address of another whose family it has.
+    pub fn add_pod_to_pod(&mut self, from: &Pod, to: &Pod) {
+        for address in common(from, to) {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let stream = from.stream_at(to, protocol, address);
+                self.add(&from.label(), &to.label(), protocol, stream);
+            }
+        }
+    }
+
+    /// Streams of both protocols from a pod to each address of a node, and from the node to the pod.
+    pub fn add_pod_and_node(&mut self, pod: &Pod, node: &Node) {
+        for address in common(pod, node) {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let stream = pod.stream_at(node, protocol, address);
+                self.add(&pod.label(), &node.label(), protocol, stream);
+            }
+        }
+        for address in common(node, pod) {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let stream = node.stream(pod, protocol, Family::of(&address));
+                self.add(&node.label(), &pod.label(), protocol, stream);
+            }
+        }
+    }
+
+    /// Adds a stream that was started elsewhere.
+    pub fn add(&mut self, from: &str, to: &str, protocol: Protocol, stream: Stream) {
+        let name = format!("{from} to {to} ({}, {protocol})", stream.to_address());
+        self.streams.push((name, stream));
+    }
+
+    /// How many streams there are.
+    pub fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.streams.is_empty()
+    }
+
+    /// Forgets what became of them so far.
+    pub fn forget(&self) {
+        self.control.forget();
+        for (_, stream) in &self.streams {
+            stream.forget();
+        }
+    }
+
+    /// Asserts that each carries records now, that no connection broke, and that none was longer than
+    /// [`MOST_GAP`] without a byte, beyond what the machine itself withheld.
+    pub fn assert_unbroken(&self) {
+        self.assert_alive();
+        let withheld = self.control.report().longest_gap.saturating_sub(PACE);
+        self.assert_each(|report| {
+            (report.longest_gap > MOST_GAP + withheld)
+                .then(|| format!("a gap (the machine withheld {withheld:?})"))
+        });
+    }
+
+    /// Asserts that each carries records now, and that no connection broke.
+    pub fn assert_alive(&self) {
+        for (name, stream) in &self.streams {
+            assert!(
+                stream.is_alive(Duration::from_secs(5)),
+                "{name} is silent: {:?}",
+                stream.report()
+            );
+        }
+        self.assert_each(|report| {
+            let broken = (report.resets, report.reconnects, report.wrong) != (0, 0, 0);
+            broken.then(|| "broken".to_owned())
+        });
+    }
+
+    /// Asserts that nothing comes back any more.
+    pub fn assert_silent(&self) {
+        let before: Vec<u64> = self.streams.iter().map(|(_, s)| s.report().sent).collect();
+        let spell = Duration::from_millis(150);
+        for ((name, stream), sent) in self.streams.iter().zip(before) {
+            let came = stream.is_alive(spell);
+            assert!(!came, "{name} carries records that were sent after {sent}");
+        }
+    }
+
+    fn assert_each(&self, complaint: impl Fn(&Report) -> Option<String>) {
+        let said: Vec<String> = self
+            .streams
+            .iter()
+            .filter_map(|(name, stream)| {
+                let report = stream.report();
+                complaint(&report).map(|why| format!("{name}: {why}: {report:?}"))
+            })
+            .collect();
+        assert!(
+            said.is_empty(),
+            "{} of {} streams:\n{}",
+            said.len(),
+            self.streams.len(),
+            said.join("\n")
+        );
+    }
+
+    /// The longest gap of any of them.
+    pub fn longest_gap(&self) -> Duration {
+        let gaps = self.streams.iter().map(|(_, s)| s.report().longest_gap);
+        gaps.max().unwrap_or_default()
+    }
+}
+
+/// The addresses of `to` whose family `from` has.
+fn common(from: &dyn End, to: &dyn End) -> Vec<IpAddr> {
+    let own = from.addresses();
+    let shared = |a: &IpAddr| own.iter().any(|o| Family::of(o) == Family::of(a));
+    to.addresses().into_iter().filter(shared).collect()
+}
