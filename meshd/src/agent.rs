@@ -37,10 +37,16 @@ use self::{recording::Recorder, shell::Shell};
 /// Stopping it changes nothing on the machine: routes, tunnels and guard stay, and the next agent
 /// takes them over.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  meshd agent\n  meshd agent --record /tmp/agent.jsonl     then: meshctl replay /tmp/agent.jsonl\n\nEnvironment: MESHD_LOG (filter), MESHD_LOG_FORMAT=json.")]
+#[command(
+    after_help = "Examples:\n  meshd agent\n  meshd agent --record /tmp/agent.jsonl     then: meshctl replay /tmp/agent.jsonl\n\nEnvironment: MESHD_LOG (filter), MESHD_LOG_FORMAT=json."
+)]
 pub(crate) struct Args {
     /// This member's credential, as `meshd join` wrote it.
-    #[arg(long, env = "MESHD_CONFIG", default_value = "/var/lib/meshd/config.yaml")]
+    #[arg(
+        long,
+        env = "MESHD_CONFIG",
+        default_value = "/var/lib/meshd/config.yaml"
+    )]
     config: PathBuf,
 
     /// Where keys and state are kept.
@@ -52,7 +58,11 @@ pub(crate) struct Args {
     socket: PathBuf,
 
     /// The socket of `meshwire --supervise`.
-    #[arg(long, env = "MESHD_WIRE_SOCKET", default_value = "/run/meshd/wire.sock")]
+    #[arg(
+        long,
+        env = "MESHD_WIRE_SOCKET",
+        default_value = "/run/meshd/wire.sock"
+    )]
     wire_socket: PathBuf,
 
     /// Where Prometheus metrics are served.
@@ -92,24 +102,44 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 
 async fn agent(args: Args) -> anyhow::Result<()> {
     let credential = Credential::load(&args.config).with_context(|| {
-        format!("no credential in {}; join first: meshd join URL --token T", args.config.display())
+        format!(
+            "no credential in {}; join first: meshd join URL --token T",
+            args.config.display()
+        )
     })?;
     let Identity::Node(node) = credential.identity().clone() else {
         bail!("{} is not a member's credential", args.config.display());
     };
     let vault = Vault::open(args.state.join("keys"))?;
-    let keys = vec![vault.tunnel_key(Slot::First)?, vault.tunnel_key(Slot::Second)?];
+    let keys = vec![
+        vault.tunnel_key(Slot::First)?,
+        vault.tunnel_key(Slot::Second)?,
+    ];
     let public = keys.iter().map(PrivateKey::public).collect::<Vec<_>>();
     let config = meshd_core::Config::new(node.clone());
-    let recorder = args.record.as_deref().map(|path| Recorder::create(path, &config)).transpose()?;
-    let hands = dataplane::Config { supervisor: args.wire_socket, ..Default::default() };
+    let recorder = args
+        .record
+        .as_deref()
+        .map(|path| Recorder::create(path, &config))
+        .transpose()?;
+    let hands = dataplane::Config {
+        supervisor: args.wire_socket,
+        ..Default::default()
+    };
     let dataplane =
         Dataplane::new(hands, key_source(keys)).context("could not open the kernel's sockets")?;
     let client = Client::new(credential).context("could not use the credential")?;
     let renewing = client.clone();
 
     let (asks, questions) = api::channel();
-    let shell = Shell::new(node, World::new(config), dataplane, client, recorder, args.state)?;
+    let shell = Shell::new(
+        node,
+        World::new(config),
+        dataplane,
+        client,
+        recorder,
+        args.state,
+    )?;
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for signals")?;
     tokio::select! {

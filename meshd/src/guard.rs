@@ -59,8 +59,14 @@ impl LastGood {
             version: VERSION,
             sets: pairs(&plan.nft_sets),
             elements: plan.nft_elements.rows().keys().cloned().collect(),
-            chains: pairs(&plan.nft_chains).into_iter().filter(|(_, c)| !on_devices(c)).collect(),
-            routes: pairs(&plan.routes).into_iter().filter(|(_, r)| closing(r)).collect(),
+            chains: pairs(&plan.nft_chains)
+                .into_iter()
+                .filter(|(_, c)| !on_devices(c))
+                .collect(),
+            routes: pairs(&plan.routes)
+                .into_iter()
+                .filter(|(_, r)| closing(r))
+                .collect(),
             rules: plan.rules.rows().keys().cloned().collect(),
         }
     }
@@ -83,7 +89,11 @@ impl LastGood {
         let stored: Self = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not readable", path.display()))?;
         if stored.version != VERSION {
-            bail!("{} has version {}, not {VERSION}", path.display(), stored.version);
+            bail!(
+                "{} has version {}, not {VERSION}",
+                path.display(),
+                stored.version
+            );
         }
 
         Ok(Some(stored))
@@ -91,12 +101,25 @@ impl LastGood {
 
     /// Returns a plan of nothing but the guard. Never in sync: it deletes nothing.
     fn plan(self) -> Plan {
-        let mut plan = Plan { generation: 1, ..Plan::default() };
-        self.sets.into_iter().for_each(|(key, kind)| plan.nft_sets.set(key, kind));
-        self.elements.into_iter().for_each(|key| plan.nft_elements.set(key, ()));
-        self.chains.into_iter().for_each(|(key, chain)| plan.nft_chains.set(key, chain));
-        self.routes.into_iter().for_each(|(key, route)| plan.routes.set(key, route));
-        self.rules.into_iter().for_each(|key| plan.rules.set(key, ()));
+        let mut plan = Plan {
+            generation: 1,
+            ..Plan::default()
+        };
+        self.sets
+            .into_iter()
+            .for_each(|(key, kind)| plan.nft_sets.set(key, kind));
+        self.elements
+            .into_iter()
+            .for_each(|key| plan.nft_elements.set(key, ()));
+        self.chains
+            .into_iter()
+            .for_each(|(key, chain)| plan.nft_chains.set(key, chain));
+        self.routes
+            .into_iter()
+            .for_each(|(key, route)| plan.routes.set(key, route));
+        self.rules
+            .into_iter()
+            .for_each(|key| plan.rules.set(key, ()));
 
         plan
     }
@@ -124,5 +147,9 @@ fn file(state: &Path) -> PathBuf {
 }
 
 fn pairs<K: Ord + Clone, V: Clone + PartialEq>(table: &Table<K, V>) -> Vec<(K, V)> {
-    table.rows().iter().map(|(key, row)| (key.clone(), row.clone())).collect()
+    table
+        .rows()
+        .iter()
+        .map(|(key, row)| (key.clone(), row.clone()))
+        .collect()
 }

@@ -12,7 +12,10 @@ use clap::{Parser, Subcommand};
 
 /// A WireGuard-encrypted overlay mesh for Kubernetes nodes, VMs and bare-metal hosts.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Examples:\n  meshd serve                       on one machine\n  meshd join https://192.0.2.1:7443 --token T   on every member\n  meshd agent                       what meshd.service runs")]
+#[command(
+    version,
+    after_help = "Examples:\n  meshd serve                       on one machine\n  meshd join https://192.0.2.1:7443 --token T   on every member\n  meshd agent                       what meshd.service runs"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,7 +64,10 @@ fn log() {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a program that failed")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a program that failed"
+)]
 fn report(error: &anyhow::Error) {
     eprintln!("meshd: {error:#}");
 }

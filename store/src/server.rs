@@ -275,6 +275,9 @@ impl Context {
     }
 
     /// Writes the administrator's credential where there is none that is good for long enough.
+    ///
+    /// Where its file was removed, those that were made before end: so an administrator's credential
+    /// is revoked.
     async fn write_admin(&self, path: &Path, now: Timestamp) -> Result<(), ServeError> {
         let urls = self.urls().await?;
         if let Some(present) = self.present_admin(path, now).await? {
@@ -282,6 +285,12 @@ impl Context {
                 present.with_servers(urls).save(path)?;
             }
             return Ok(());
+        }
+        if !fs::exists(path).unwrap_or(true) {
+            self.store
+                .revoke_administrators()
+                .await
+                .map_err(ServeError::Note)?;
         }
         let identity = Identity::Admin("admin".to_owned());
         let key = PrivateKey::generate().map_err(CertificateError::from)?;

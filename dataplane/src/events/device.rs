@@ -21,8 +21,8 @@ use crate::Component;
 const RECONNECT: Duration = Duration::from_millis(500);
 
 /// How often a device is looked at; and at most one part in this many of the time is spent on it.
-const INTERVAL: Duration = Duration::from_millis(600);
-const SHARE: u32 = 50;
+const INTERVAL: Duration = Duration::from_millis(400);
+const SHARE: u32 = 10;
 
 /// Watches the devices of the plan.
 pub(super) struct DeviceWatch {

@@ -3,13 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use dataplane::{Dataplane, KernelEvent, Ownership};
 use model::{
-    InterfaceName, Plan,
+    InterfaceName, Moment, Plan,
     event::{Link, LinkKind},
 };
 use tokio::sync::mpsc::{Receiver, error::TryRecvError};
@@ -268,7 +267,8 @@ struct Agent {
     plan: Plan,
     events: Receiver<KernelEvent>,
     passes: usize,
-    now: AtomicU64,
+    started: Instant,
+    retry_at: Option<Moment>,
     underlays: Vec<BTreeMap<InterfaceName, Link>>,
 }
 
@@ -280,7 +280,8 @@ impl Agent {
             plan,
             events,
             passes: 0,
-            now: AtomicU64::new(0),
+            started: Instant::now(),
+            retry_at: None,
             underlays: Vec::new(),
         };
         agent.pass();
@@ -290,9 +291,9 @@ impl Agent {
 
     fn pass(&mut self) {
         self.passes += 1;
-        // A clock that jumps a minute each time: whatever waits is tried again.
-        let now = at(self.now.fetch_add(60_000, Ordering::Relaxed));
+        let now = self.now();
         let report = self.dataplane.apply(&mut self.plan, now);
+        self.retry_at = report.retry_at;
         if !report.failures.is_empty() {
             tell(&format!("pass {}: {:?}", self.passes, report.failures));
         }
@@ -313,11 +314,16 @@ impl Agent {
                 Err(TryRecvError::Disconnected) => panic!("the watching thread ended"),
             }
         }
-        if drifted {
+        let retries = self.retry_at.is_some_and(|at| at <= self.now());
+        if drifted || retries {
             self.pass();
         }
 
-        drifted
+        drifted || retries
+    }
+
+    fn now(&self) -> Moment {
+        Moment::after_start(self.started.elapsed())
     }
 
     /// Follows events until none has come for a while.

@@ -13,7 +13,9 @@ use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 use anyhow::Context;
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, DefaultBodyLimit, Path as UrlPath, Request, State, connect_info::Connected},
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Path as UrlPath, Request, State, connect_info::Connected,
+    },
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -72,7 +74,13 @@ struct Problem {
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { uid: stream.io().peer_cred().ok().map(|credentials| credentials.uid()) }
+        Self {
+            uid: stream
+                .io()
+                .peer_cred()
+                .ok()
+                .map(|credentials| credentials.uid()),
+        }
     }
 }
 
@@ -124,7 +132,10 @@ async fn only_root(
     next: Next,
 ) -> Result<Response, (StatusCode, Json<Problem>)> {
     if peer.uid != Some(0) {
-        return Err(problem(StatusCode::FORBIDDEN, "only root may speak to the agent"));
+        return Err(problem(
+            StatusCode::FORBIDDEN,
+            "only root may speak to the agent",
+        ));
     }
 
     Ok(next.run(request).await)
@@ -183,5 +194,10 @@ fn answer<T: Serialize>(answer: Option<Result<T, String>>) -> Response {
 }
 
 fn problem(status: StatusCode, error: &str) -> (StatusCode, Json<Problem>) {
-    (status, Json(Problem { error: error.to_owned() }))
+    (
+        status,
+        Json(Problem {
+            error: error.to_owned(),
+        }),
+    )
 }

@@ -74,7 +74,10 @@ impl Executor {
     }
 
     async fn claim_address(&self, address: IpAddr) -> Outcome {
-        let claim = AddressClaim { address, node: self.node.clone() };
+        let claim = AddressClaim {
+            address,
+            node: self.node.clone(),
+        };
 
         created(self.client.create_from(address, claim.to_object()).await)
     }
@@ -116,7 +119,10 @@ impl Executor {
                 }
                 ClaimStep::DeleteAffinity(key, revision) => {
                     let expected = Precondition::Revision(revision);
-                    self.client.delete(key, expected).await.map(|()| StepResult::Deleted)
+                    self.client
+                        .delete(key, expected)
+                        .await
+                        .map(|()| StepResult::Deleted)
                 }
                 ClaimStep::Done(_) => return Ok(ActionResult::Done),
                 ClaimStep::Exhausted => {
@@ -127,7 +133,9 @@ impl Executor {
             claim.told(step_result(result)?);
         }
 
-        Ok(ActionResult::Retry(format!("others are claiming blocks of pool {pool} just now")))
+        Ok(ActionResult::Retry(format!(
+            "others are claiming blocks of pool {pool} just now"
+        )))
     }
 
     async fn listed(&self) -> Result<StepResult, StoreError> {
@@ -154,13 +162,18 @@ impl Executor {
             }
         }
 
-        Ok(ActionResult::Retry(format!("block {} changes all the time", request.block)))
+        Ok(ActionResult::Retry(format!(
+            "block {} changes all the time",
+            request.block
+        )))
     }
 
     async fn release(&self, handle: &str, blocks: &[IpNet]) -> Outcome {
         for cidr in blocks {
             if !self.release_in(handle, *cidr).await? {
-                return Ok(ActionResult::Retry(format!("block {cidr} changes all the time")));
+                return Ok(ActionResult::Retry(format!(
+                    "block {cidr} changes all the time"
+                )));
             }
         }
 
@@ -175,7 +188,9 @@ impl Executor {
                 Ok(Err(_)) | Err(StoreError::NotFound(_)) => return Ok(true),
                 Err(error) => return Err(error),
             };
-            let Some((changed, _)) = cni_ipam::release(&block, handle) else { return Ok(true) };
+            let Some((changed, _)) = cni_ipam::release(&block, handle) else {
+                return Ok(true);
+            };
             match self.client.update(replacing(&object, &changed)).await {
                 Ok(_) => return Ok(true),
                 Err(StoreError::Conflict(_)) => {}

@@ -26,7 +26,11 @@ impl HeldRevisions {
     pub(crate) fn missing(&self, wanted: &[Held]) -> Vec<ObjectKey> {
         wanted
             .iter()
-            .filter(|held| self.0.get(&held.key).is_none_or(|seen| *seen < number(&held.revision)))
+            .filter(|held| {
+                self.0
+                    .get(&held.key)
+                    .is_none_or(|seen| *seen < number(&held.revision))
+            })
             .map(|held| held.key.clone())
             .collect()
     }
@@ -51,7 +55,12 @@ mod tests {
         object.metadata.resource_version = Some("9".to_owned());
         held.applied(&object);
 
-        let wanted = |revision: &str| [Held { key: key.clone(), revision: revision.to_owned() }];
+        let wanted = |revision: &str| {
+            [Held {
+                key: key.clone(),
+                revision: revision.to_owned(),
+            }]
+        };
         assert_eq!(held.missing(&wanted("8")), []);
         assert_eq!(held.missing(&wanted("9")), []);
         assert_eq!(held.missing(&wanted("10")), [key.clone()]);

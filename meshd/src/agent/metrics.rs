@@ -22,7 +22,10 @@ impl Counters {
                 "felix_int_dataplane_failures",
                 "Number of times dataplane updates failed and will be retried.",
             )?,
-            events: IntCounter::new("felix_calc_graph_output_events", "Number of events processed.")?,
+            events: IntCounter::new(
+                "felix_calc_graph_output_events",
+                "Number of events processed.",
+            )?,
         })
     }
 }
@@ -52,22 +55,56 @@ fn agent(registry: &Registry, status: &Status, peers: &[PeerStatus]) -> promethe
         (true, false) => 2,
         (false, false) => 1,
     };
-    gauge(registry, "felix_resync_state", "1 wait, 2 resync, 3 in sync.", resync)?;
+    gauge(
+        registry,
+        "felix_resync_state",
+        "1 wait, 2 resync, 3 in sync.",
+        resync,
+    )?;
     let pods = i64::try_from(status.pods.len()).unwrap_or(i64::MAX);
-    gauge(registry, "felix_active_local_endpoints", "Pods of this node.", pods)?;
+    gauge(
+        registry,
+        "felix_active_local_endpoints",
+        "Pods of this node.",
+        pods,
+    )?;
     let hosts = i64::try_from(peers.len() + 1).unwrap_or(i64::MAX);
-    gauge(registry, "felix_cluster_num_hosts", "Members of the mesh.", hosts)?;
+    gauge(
+        registry,
+        "felix_cluster_num_hosts",
+        "Members of the mesh.",
+        hosts,
+    )?;
     let converged = i64::from(status.converged);
-    gauge(registry, "meshd_converged", "1 when the machine matches the plan.", converged)?;
+    gauge(
+        registry,
+        "meshd_converged",
+        "1 when the machine matches the plan.",
+        converged,
+    )?;
     let connected = i64::from(status.store_connected);
-    gauge(registry, "meshd_store_connected", "1 when the store can be reached.", connected)?;
+    gauge(
+        registry,
+        "meshd_store_connected",
+        "1 when the store can be reached.",
+        connected,
+    )?;
 
     let states = family(registry, "meshd_peers", "Peers by state.", &["state"])?;
     for (state, count) in &status.peers {
-        states.with_label_values(&[state.as_str()]).set(*count as f64);
+        states
+            .with_label_values(&[state.as_str()])
+            .set(*count as f64);
     }
-    let phase = family(registry, "meshd_phase", "1 for the phase this node is in.", &["phase"])?;
-    phase.with_label_values(&[format!("{:?}", status.encryption.phase).as_str()]).set(1.0);
+    let phase = family(
+        registry,
+        "meshd_phase",
+        "1 for the phase this node is in.",
+        &["phase"],
+    )?;
+    phase
+        .with_label_values(&[format!("{:?}", status.encryption.phase).as_str()])
+        .set(1.0);
 
     Ok(())
 }
@@ -83,25 +120,47 @@ fn wireguard(
     let meta = family(registry, "wireguard_meta", "Tunnel devices.", labels)?;
     for device in &status.encryption.devices {
         let (key, port) = (device.key.to_string(), device.port.to_string());
-        meta.with_label_values(&[host, &key, &device.name, &port]).set(1.0);
+        meta.with_label_values(&[host, &key, &device.name, &port])
+            .set(1.0);
     }
 
-    let own = status.encryption.devices.first().map(|device| device.key.to_string());
+    let own = status
+        .encryption
+        .devices
+        .first()
+        .map(|device| device.key.to_string());
     let own = own.unwrap_or_default();
     let labels = &["hostname", "public_key", "peer_key", "peer_endpoint"];
     let help = "Unix time of the last handshake with the peer.";
     let handshake = family(registry, "wireguard_latest_handshake_seconds", help, labels)?;
-    let sent = family(registry, "wireguard_bytes_sent", "Bytes sent to the peer.", labels)?;
-    let received = family(registry, "wireguard_bytes_rcvd", "Bytes from the peer.", labels)?;
+    let sent = family(
+        registry,
+        "wireguard_bytes_sent",
+        "Bytes sent to the peer.",
+        labels,
+    )?;
+    let received = family(
+        registry,
+        "wireguard_bytes_rcvd",
+        "Bytes from the peer.",
+        labels,
+    )?;
     for peer in peers {
         let Some(key) = peer.key else { continue };
-        let endpoint = peer.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
+        let endpoint = peer
+            .endpoint
+            .map(|endpoint| endpoint.to_string())
+            .unwrap_or_default();
         let key = key.to_string();
         let labels = [host, own.as_str(), key.as_str(), endpoint.as_str()];
-        let at = peer.handshake_age_seconds.map_or(0, |age| unix_now.saturating_sub(age));
+        let at = peer
+            .handshake_age_seconds
+            .map_or(0, |age| unix_now.saturating_sub(age));
         handshake.with_label_values(&labels).set(at as f64);
         sent.with_label_values(&labels).set(peer.sent_bytes as f64);
-        received.with_label_values(&labels).set(peer.received_bytes as f64);
+        received
+            .with_label_values(&labels)
+            .set(peer.received_bytes as f64);
     }
 
     Ok(())
@@ -114,7 +173,12 @@ fn gauge(registry: &Registry, name: &str, help: &str, value: i64) -> prometheus:
     registry.register(Box::new(gauge))
 }
 
-fn family(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+fn family(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<GaugeVec> {
     let family = GaugeVec::new(Opts::new(name, help), labels)?;
     registry.register(Box::new(family.clone()))?;
 

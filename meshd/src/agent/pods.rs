@@ -31,19 +31,35 @@ struct Stored {
 impl PodFile {
     /// Reads the file; none there means no pods.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let context = || format!("could not read the pods of this node from {}", path.display());
+        let context = || {
+            format!(
+                "could not read the pods of this node from {}",
+                path.display()
+            )
+        };
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { path, pods: BTreeMap::new() });
+                return Ok(Self {
+                    path,
+                    pods: BTreeMap::new(),
+                });
             }
             Err(error) => return Err(error).with_context(context),
         };
         let stored: Stored = serde_json::from_slice(&text).with_context(context)?;
         if stored.version != VERSION {
-            bail!("{} has version {}, this agent reads {VERSION}", path.display(), stored.version);
+            bail!(
+                "{} has version {}, this agent reads {VERSION}",
+                path.display(),
+                stored.version
+            );
         }
-        let pods = stored.pods.into_iter().map(|pod| (pod.pod.clone(), pod)).collect();
+        let pods = stored
+            .pods
+            .into_iter()
+            .map(|pod| (pod.pod.clone(), pod))
+            .collect();
 
         Ok(Self { path, pods })
     }
@@ -52,14 +68,22 @@ impl PodFile {
     ///
     /// A reboot takes every namespace with it; their pods will ask again under new sandboxes.
     pub(crate) fn alive(&self) -> Vec<PodRequest> {
-        self.pods.values().filter(|pod| Path::new(&pod.netns).exists()).cloned().collect()
+        self.pods
+            .values()
+            .filter(|pod| Path::new(&pod.netns).exists())
+            .cloned()
+            .collect()
     }
 
     /// Returns the pods whose network namespace is gone.
     pub(crate) fn dead(&self) -> Vec<PodName> {
         let gone = |pod: &&PodRequest| !Path::new(&pod.netns).exists();
 
-        self.pods.values().filter(gone).map(|pod| pod.pod.clone()).collect()
+        self.pods
+            .values()
+            .filter(gone)
+            .map(|pod| pod.pod.clone())
+            .collect()
     }
 
     /// Remembers a pod.
@@ -79,19 +103,30 @@ impl PodFile {
     }
 
     fn save(&self) -> anyhow::Result<()> {
-        let stored = Stored { version: VERSION, pods: self.pods.values().cloned().collect() };
+        let stored = Stored {
+            version: VERSION,
+            pods: self.pods.values().cloned().collect(),
+        };
         let text = serde_json::to_vec(&stored).context("could not write the pods of this node")?;
 
-        replace(&self.path, &text)
-            .with_context(|| format!("could not write the pods of this node to {}", self.path.display()))
+        replace(&self.path, &text).with_context(|| {
+            format!(
+                "could not write the pods of this node to {}",
+                self.path.display()
+            )
+        })
     }
 }
 
 /// Writes a file whole or not at all: beside it, then renamed over it. Only its owner reads it.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
     file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;

@@ -42,7 +42,9 @@ impl Recorder {
             .mode(0o600)
             .open(path)
             .with_context(|| format!("could not write the recording {}", path.display()))?;
-        let mut recorder = Self { file: BufWriter::new(file) };
+        let mut recorder = Self {
+            file: BufWriter::new(file),
+        };
         recorder.line(&Header {
             recording: "meshd".to_owned(),
             version: EVENT_VERSION,
@@ -54,13 +56,18 @@ impl Recorder {
 
     /// Adds an event.
     pub(crate) fn record(&mut self, event: &Event, at: Moment) -> anyhow::Result<()> {
-        self.line(&Recorded { at, event: event.clone() })
+        self.line(&Recorded {
+            at,
+            event: event.clone(),
+        })
     }
 
     /// Writes a line whole, so that a killed agent leaves a readable recording.
     fn line(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
         serde_json::to_writer(&mut self.file, value).context("could not write the recording")?;
-        self.file.write_all(b"\n").context("could not write the recording")?;
+        self.file
+            .write_all(b"\n")
+            .context("could not write the recording")?;
 
         self.file.flush().context("could not write the recording")
     }

@@ -104,7 +104,10 @@ impl Shell {
         keys: Vec<PublicKey>,
         mut asks: mpsc::Receiver<Ask>,
     ) -> anyhow::Result<()> {
-        let mut kernel = self.dataplane.events().context("could not watch the kernel")?;
+        let mut kernel = self
+            .dataplane
+            .events()
+            .context("could not watch the kernel")?;
         let mut store = self.client.watch_all(WATCHED);
         let mut hello = tokio::time::interval(HELLO_INTERVAL);
         let (greetings, mut greeted) = mpsc::unbounded_channel();
@@ -144,7 +147,9 @@ impl Shell {
         greetings: &mpsc::UnboundedSender<Vec<std::net::IpAddr>>,
     ) -> anyhow::Result<()> {
         for _ in 1..BATCH {
-            let Some(Some(event)) = futures::FutureExt::now_or_never(store.next()) else { break };
+            let Some(Some(event)) = futures::FutureExt::now_or_never(store.next()) else {
+                break;
+            };
             self.store_event(event, greetings)?;
         }
 
@@ -180,7 +185,10 @@ impl Shell {
             KernelEvent::Underlay(links) => self.tell(Event::Underlay(links)),
             KernelEvent::Handshake { device, peer } => self.tell(Event::Handshake { device, peer }),
             KernelEvent::Drift(component) => {
-                tracing::debug!(component = component.name(), "Somebody changed what is ours");
+                tracing::debug!(
+                    component = component.name(),
+                    "Somebody changed what is ours"
+                );
                 self.dataplane.distrust(component);
                 self.applied = None;
 
@@ -195,7 +203,9 @@ impl Shell {
         tokio::spawn(async move {
             match client.sources().await {
                 Ok(sources) => drop(greetings.send(sources.into_iter().collect())),
-                Err(error) => tracing::debug!(%error, "The server did not say from where it sees us"),
+                Err(error) => {
+                    tracing::debug!(%error, "The server did not say from where it sees us")
+                }
             }
         });
     }
@@ -319,7 +329,10 @@ impl Shell {
         reply: oneshot::Sender<Result<PodAnswer, String>>,
     ) -> anyhow::Result<()> {
         self.pods.add(request.clone())?;
-        self.asked.entry(request.pod.clone()).or_default().push(reply);
+        self.asked
+            .entry(request.pod.clone())
+            .or_default()
+            .push(reply);
 
         self.tell(Event::PodRequested(request))
     }
@@ -328,7 +341,10 @@ impl Shell {
         let mut status = self.world.status(now);
         status.version = env!("CARGO_PKG_VERSION").to_owned();
         status.converged = status.converged
-            && self.applied.as_ref().is_some_and(|pass| pass.failures.is_empty());
+            && self
+                .applied
+                .as_ref()
+                .is_some_and(|pass| pass.failures.is_empty());
 
         status
     }
@@ -339,18 +355,25 @@ impl Shell {
             tracing::debug!(%error, "The tunnel devices did not answer");
             Vec::new()
         });
-        let counted: BTreeMap<PublicKey, PeerStatistics> =
-            counted.into_iter().map(|counted| (counted.peer, counted)).collect();
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let counted: BTreeMap<PublicKey, PeerStatistics> = counted
+            .into_iter()
+            .map(|counted| (counted.peer, counted))
+            .collect();
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
 
         let mut peers = self.world.peers(now);
         for peer in &mut peers {
-            let Some(counted) = peer.key.and_then(|key| counted.get(&key)) else { continue };
+            let Some(counted) = peer.key.and_then(|key| counted.get(&key)) else {
+                continue;
+            };
             peer.received_bytes = counted.received;
             peer.sent_bytes = counted.sent;
             peer.endpoint = counted.endpoint.or(peer.endpoint);
-            peer.handshake_age_seconds =
-                counted.last_handshake.map(|at| unix.saturating_sub(at).as_secs());
+            peer.handshake_age_seconds = counted
+                .last_handshake
+                .map(|at| unix.saturating_sub(at).as_secs());
         }
 
         peers
@@ -358,7 +381,10 @@ impl Shell {
 
     fn metrics(&mut self, now: Moment) -> String {
         let (status, peers) = (self.status(now), self.peers(now));
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
 
         metrics::render(&self.counters, &status, &peers, unix)
             .unwrap_or_else(|error| format!("# could not render the metrics: {error}\n"))
@@ -367,7 +393,10 @@ impl Shell {
     /// Says which objects this agent has not seen, or seen but not applied.
     fn missing(&mut self, wanted: &[Held]) -> Vec<ObjectKey> {
         let settled = !self.is_due()
-            && self.applied.as_ref().is_some_and(|pass| pass.failures.is_empty());
+            && self
+                .applied
+                .as_ref()
+                .is_some_and(|pass| pass.failures.is_empty());
 
         if settled {
             self.held.missing(wanted)
@@ -384,7 +413,11 @@ impl Shell {
     fn wake_at(&self) -> Instant {
         let retry = self.applied.as_ref().and_then(|pass| pass.retry_at);
         let latest = self.now() + Duration::from_secs(3600);
-        let at = [self.world.poll_timeout(), retry].into_iter().flatten().min().unwrap_or(latest);
+        let at = [self.world.poll_timeout(), retry]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(latest);
 
         self.started + at.min(latest).since_start()
     }

@@ -14,34 +14,42 @@ pub(crate) async fn serve(
     health: SocketAddr,
     asks: mpsc::Sender<Ask>,
 ) -> anyhow::Result<()> {
-    let scrape = Router::new().route("/metrics", get(scrape)).with_state(asks.clone());
+    let scrape = Router::new()
+        .route("/metrics", get(scrape))
+        .with_state(asks.clone());
     let probes = Router::new()
         .route("/readiness", get(ready))
         .route("/liveness", get(alive))
         .with_state(asks);
     let listen = |address: SocketAddr| async move {
-        TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))
+        TcpListener::bind(address)
+            .await
+            .with_context(|| format!("could not listen on {address}"))
     };
     let (metrics, health) = (listen(metrics).await?, listen(health).await?);
 
-    tokio::try_join!(
-        async { axum::serve(metrics, scrape).await },
-        async { axum::serve(health, probes).await },
-    )
+    tokio::try_join!(async { axum::serve(metrics, scrape).await }, async {
+        axum::serve(health, probes).await
+    },)
     .context("the metrics or health server failed")?;
 
     Ok(())
 }
 
 async fn scrape(State(asks): State<mpsc::Sender<Ask>>) -> Result<String, StatusCode> {
-    ask(&asks, Ask::Metrics).await.ok_or(StatusCode::SERVICE_UNAVAILABLE)
+    ask(&asks, Ask::Metrics)
+        .await
+        .ok_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
 async fn ready(State(asks): State<mpsc::Sender<Ask>>) -> Result<StatusCode, (StatusCode, String)> {
     match ask(&asks, Ask::Ready).await {
         Some(Ok(())) => Ok(StatusCode::NO_CONTENT),
         Some(Err(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason + "\n")),
-        None => Err((StatusCode::SERVICE_UNAVAILABLE, "the agent is going down\n".to_owned())),
+        None => Err((
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent is going down\n".to_owned(),
+        )),
     }
 }
 

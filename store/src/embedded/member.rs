@@ -19,6 +19,9 @@ use crate::{
 /// Tokens that may be open at once.
 const TOKENS_MAX: i64 = 10_000;
 
+/// Certificates of one node that are good at once: it renews every 16 hours.
+const CERTIFICATES_MAX: i64 = 32;
+
 /// What a host shows to be admitted.
 pub(crate) struct Admission {
     pub(crate) token: Token,
@@ -177,6 +180,13 @@ impl Embedded {
     ) -> Result<(), StoreError> {
         self.writer
             .write(move |writing| note(writing, &identity, &signed))
+            .await
+    }
+
+    /// Ends every administrator's certificate.
+    pub(crate) async fn revoke_administrators(&self) -> Result<(), StoreError> {
+        self.writer
+            .write(|writing| revoke(writing, "admin", "admin"))
             .await
     }
 
@@ -365,6 +375,9 @@ fn token(writing: &Writing<'_>, id: &str) -> Result<Option<TokenRow>, StoreError
 
 fn note(writing: &mut Writing<'_>, identity: &Identity, signed: &Signed) -> Result<(), StoreError> {
     forget_old(writing)?;
+    if let Identity::Node(name) = identity {
+        check_certificates(writing, name)?;
+    }
     writing
         .connection
         .prepare_cached(
@@ -378,6 +391,28 @@ fn note(writing: &mut Writing<'_>, identity: &Identity, signed: &Signed) -> Resu
         ])?;
 
     Ok(())
+}
+
+/// Checks that a node may have one more certificate.
+fn check_certificates(writing: &Writing<'_>, name: &NodeName) -> Result<(), StoreError> {
+    let good: i64 = writing
+        .connection
+        .prepare_cached(
+            "SELECT count(*) FROM certificate
+             WHERE role = 'node' AND name = ? AND revoked = 0 AND expires > ?",
+        )?
+        .query_row(params![name.as_str(), writing.now.as_second()], |row| {
+            row.get(0)
+        })?;
+    if good < CERTIFICATES_MAX {
+        return Ok(());
+    }
+    let limit = CERTIFICATES_MAX as usize;
+
+    Err(StoreError::TooMany {
+        what: format!("certificates of {name}"),
+        limit,
+    })
 }
 
 /// Forgets tokens and certificates that ended a day ago: TLS refuses the latter by their date.

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::Denial;
@@ -43,6 +43,49 @@ pub(super) const HEADERS_MAX: u32 = 16 * 1024;
 /// Size of an enrolment: a token, a name and a signing request.
 pub(super) const ENROL_REQUEST_MAX: usize = 16 * 1024;
 
+/// Writes of one node a second, in the long run.
+const WRITES_PER_SECOND: f64 = 50.0;
+
+/// Writes of one node at once, after it was quiet.
+pub(super) const WRITES_AT_ONCE: usize = 500;
+
+/// How much a node may still write: a bucket that fills steadily, each write takes one out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    left: f64,
+    at: Instant,
+}
+
+impl Budget {
+    /// Returns a full bucket.
+    pub(super) fn full(now: Instant) -> Self {
+        Self {
+            left: WRITES_AT_ONCE as f64,
+            at: now,
+        }
+    }
+
+    /// Takes one write out; returns whether there was one.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.left = (self.left + passed * WRITES_PER_SECOND).min(WRITES_AT_ONCE as f64);
+        self.at = now;
+        if self.left < 1.0 {
+            return false;
+        }
+        self.left -= 1.0;
+
+        true
+    }
+
+    /// Returns whether forgetting it would change nothing.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+
+        self.left + passed * WRITES_PER_SECOND >= WRITES_AT_ONCE as f64
+    }
+}
+
 /// What the server refused so far. Clones share the counts.
 #[derive(Clone, Default)]
 pub struct Counters(Arc<Counts>);
@@ -78,7 +121,7 @@ impl Counters {
         self.0.strangers.load(Ordering::Relaxed)
     }
 
-    /// Returns how many connections and watches were over a limit.
+    /// Returns how many connections, watches and writes were over a limit.
     pub fn limited(&self) -> u64 {
         self.0.limited.load(Ordering::Relaxed)
     }
@@ -100,5 +143,24 @@ impl Counters {
 
     pub(super) fn count_limited(&self) {
         self.0.limited.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_writes_without_pause_gets_its_share_and_no_more() {
+        let start = Instant::now();
+        let mut budget = Budget::full(start);
+
+        let granted = (0..20_000)
+            .filter(|millisecond| budget.take(start + Duration::from_millis(*millisecond)));
+
+        // 500 at once, and 50 a second for 20 seconds.
+        assert!((1499..=1500).contains(&granted.count()));
+        assert!(!budget.is_full(start + Duration::from_secs(21)));
+        assert!(budget.is_full(start + Duration::from_secs(31)));
     }
 }

@@ -1,19 +1,23 @@
 //! The calls of the protocol, each on behalf of whoever its connection's certificate names.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
-use model::{Kind, Revision};
+use model::{Kind, NodeName, Revision};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::{Context, connection::Peer, limit};
+use super::{
+    Context,
+    connection::Peer,
+    limit::{self, Budget},
+};
 use crate::{
     Caller, Identity, StoreError, Token, TokenRequest,
     backend::{Precondition, Store},
@@ -28,7 +32,10 @@ const BOOKMARK: Duration = Duration::from_mins(1);
 
 /// Answers calls.
 #[derive(Clone)]
-pub(super) struct Service(Arc<Context>);
+pub(super) struct Service {
+    context: Arc<Context>,
+    budgets: Arc<Mutex<BTreeMap<NodeName, Budget>>>,
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -39,13 +46,16 @@ struct Place(Arc<Peer>);
 
 impl Service {
     pub(super) fn new(context: Arc<Context>) -> Self {
-        Self(context)
+        Self {
+            context,
+            budgets: Arc::default(),
+        }
     }
 
     /// Returns who calls, and what its certificate says.
     fn peer<T>(&self, request: &Request<T>) -> Result<(Arc<Peer>, Leaf), StoreError> {
         let nobody = |reason: &str| {
-            self.0.counters.count_unauthenticated();
+            self.context.counters.count_unauthenticated();
             StoreError::Unauthenticated(reason.to_owned())
         };
         let peer = request
@@ -70,6 +80,9 @@ impl Service {
         kind: Option<Kind>,
     ) -> Result<Session, StoreError> {
         let (peer, leaf) = self.peer(request)?;
+        if let Identity::Node(name) = &leaf.identity {
+            self.take_write(name, Instant::now())?;
+        }
         // Only claims of addresses ask for them.
         let server_addresses = match kind {
             Some(Kind::AddressClaim) => self.server_addresses().await?,
@@ -81,18 +94,39 @@ impl Service {
             server_addresses: Arc::new(server_addresses),
         };
 
-        Ok(self.0.store.session(Caller {
+        Ok(self.context.store.session(Caller {
             identity: leaf.identity,
             certificate: Some(leaf.serial),
             origin: Some(origin),
         }))
     }
 
+    /// Takes one write out of a node's budget.
+    fn take_write(&self, name: &NodeName, now: Instant) -> Result<(), StoreError> {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !budgets.contains_key(name) {
+            budgets.retain(|_, budget| !budget.is_full(now));
+        }
+        let budget = budgets
+            .entry(name.clone())
+            .or_insert_with(|| Budget::full(now));
+        if budget.take(now) {
+            return Ok(());
+        }
+        drop(budgets);
+        self.context.counters.count_limited();
+
+        Err(StoreError::TooMany {
+            what: format!("writes of {name}"),
+            limit: limit::WRITES_AT_ONCE,
+        })
+    }
+
     /// Returns every address that is the server's: its host's, and those it is reached by.
     async fn server_addresses(&self) -> Result<BTreeSet<std::net::IpAddr>, StoreError> {
         let unknown = |error: super::host::AddressError| StoreError::Unavailable(error.to_string());
         let mut addresses = super::host::addresses().await.map_err(unknown)?;
-        addresses.extend(&self.0.advertise);
+        addresses.extend(&self.context.advertise);
 
         Ok(addresses)
     }
@@ -111,8 +145,9 @@ impl Service {
     /// Counts a refusal.
     fn counted(&self, error: StoreError) -> StoreError {
         if let StoreError::Forbidden { reason, message } = &error {
-            self.0.counters.count_denied(*reason);
-            tracing::info!(%reason, message, "a write was refused");
+            self.context.counters.count_denied(*reason);
+            tracing::info!(%reason, "a write was refused");
+            tracing::debug!(%reason, message, "why a write was refused");
         }
 
         error
@@ -121,7 +156,7 @@ impl Service {
     fn place(&self, peer: Arc<Peer>) -> Result<Place, StoreError> {
         let place = Place(peer);
         if place.0.watches.fetch_add(1, Ordering::AcqRel) >= limit::WATCHES {
-            self.0.counters.count_limited();
+            self.context.counters.count_limited();
             let what = "watches on one connection".to_owned();
             return Err(StoreError::TooMany {
                 what,
@@ -144,11 +179,11 @@ impl Service {
         signed: &Signed,
         now: Timestamp,
     ) -> Result<proto::Certificate, StoreError> {
-        let urls = self.0.urls().await;
+        let urls = self.context.urls().await;
 
         Ok(proto::Certificate {
             certificate: signed.pem.clone(),
-            ca: self.0.authority.pem().to_owned(),
+            ca: self.context.authority.pem().to_owned(),
             name: identity.name().to_owned(),
             servers: urls.map_err(|error| StoreError::Unavailable(error.to_string()))?,
             time: now.as_second(),
@@ -169,7 +204,7 @@ impl proto::store_server::Store for Service {
 
     async fn hello(&self, request: Request<proto::HelloRequest>) -> Answer<proto::HelloReply> {
         let (peer, leaf) = self.peer(&request)?;
-        let addresses = self.0.addresses().await;
+        let addresses = self.context.addresses().await;
         let addresses = addresses.map_err(|error| StoreError::Unavailable(error.to_string()))?;
 
         Ok(Response::new(proto::HelloReply {
@@ -177,9 +212,9 @@ impl proto::store_server::Store for Service {
             name: leaf.identity.name().to_owned(),
             source: peer.source.ip().to_canonical().to_string(),
             server_addresses: addresses.iter().map(ToString::to_string).collect(),
-            port: self.0.address.port().into(),
+            port: self.context.address.port().into(),
             time: Timestamp::now().as_second(),
-            mesh: hex::encode(self.0.authority.fingerprint()),
+            mesh: hex::encode(self.context.authority.fingerprint()),
         }))
     }
 
@@ -189,7 +224,7 @@ impl proto::store_server::Store for Service {
         let place = Arc::clone(&peer.lists).acquire_owned().await;
         let place = place.map_err(|_| StoreError::Unavailable("the server stops".to_owned()))?;
         let pages = stream::unfold(
-            (self.0.store.pages(kind), place),
+            (self.context.store.pages(kind), place),
             |(mut pages, place)| async {
                 let page = pages
                     .recv()
@@ -208,7 +243,7 @@ impl proto::store_server::Store for Service {
         let key = request.into_inner().try_into()?;
 
         Ok(Response::new(proto::Object {
-            json: self.0.store.json(key).await?,
+            json: self.context.store.json(key).await?,
         }))
     }
 
@@ -216,7 +251,10 @@ impl proto::store_server::Store for Service {
         let (peer, _) = self.peer(&request)?;
         let request = request.into_inner();
         let kind = parse_kind(&request.kind)?;
-        let follow = self.0.store.follow(kind, &Revision(request.revision))?;
+        let follow = self
+            .context
+            .store
+            .follow(kind, &Revision(request.revision))?;
         let place = self.place(peer)?;
         let batches = stream::unfold(Some((follow, place)), |state| async {
             let (mut follow, place) = state?;
@@ -276,12 +314,12 @@ impl proto::store_server::Store for Service {
         let now = Timestamp::now();
         let key = requested_key(&request.get_ref().signing_request)?;
         let signed = self
-            .0
+            .context
             .authority
             .sign_request(&leaf.identity, &key, now)
             .map_err(internal)?;
         let certificate = self.certificate(&leaf.identity, &signed, now).await?;
-        self.0
+        self.context
             .store
             .note_renewed(leaf.identity, leaf.serial, signed)
             .await?;
@@ -303,9 +341,9 @@ impl proto::store_server::Store for Service {
             ttl: Duration::from_secs(asked.ttl_seconds),
             replace: asked.replace,
         };
-        let token = Token::generate(self.0.authority.fingerprint()).map_err(internal)?;
-        let expires = self.0.store.add_token(&token, &wanted).await?;
-        let urls = self.0.urls().await;
+        let token = Token::generate(self.context.authority.fingerprint()).map_err(internal)?;
+        let expires = self.context.store.add_token(&token, &wanted).await?;
+        let urls = self.context.urls().await;
 
         Ok(Response::new(proto::CreateTokenReply {
             id: token.id().to_owned(),
@@ -320,7 +358,7 @@ impl proto::store_server::Store for Service {
         request: Request<proto::ListTokensRequest>,
     ) -> Answer<proto::ListTokensReply> {
         self.admin(&request)?;
-        let tokens = self.0.store.tokens().await?;
+        let tokens = self.context.store.tokens().await?;
 
         Ok(Response::new(proto::ListTokensReply {
             tokens: tokens.into_iter().map(Into::into).collect(),
@@ -332,7 +370,10 @@ impl proto::store_server::Store for Service {
         request: Request<proto::DeleteTokenRequest>,
     ) -> Answer<proto::DeleteTokenReply> {
         self.admin(&request)?;
-        self.0.store.delete_token(request.into_inner().id).await?;
+        self.context
+            .store
+            .delete_token(request.into_inner().id)
+            .await?;
 
         Ok(Response::new(proto::DeleteTokenReply {}))
     }
@@ -346,7 +387,7 @@ impl proto::join_server::Join for Service {
             .token
             .parse()
             .map_err(|error: crate::TokenError| StoreError::invalid("token", error.to_string()))?;
-        if *token.fingerprint() != self.0.authority.fingerprint() {
+        if *token.fingerprint() != self.context.authority.fingerprint() {
             let message = "the token is for another mesh".to_owned();
             return Err(StoreError::Unauthenticated(message).into());
         }
@@ -360,7 +401,7 @@ impl proto::join_server::Join for Service {
             key_hash: key.hash(),
         };
         let now = Timestamp::now();
-        let context = Arc::clone(&self.0);
+        let context = Arc::clone(&self.context);
         let sign = move |name: &model::NodeName| {
             let identity = Identity::Node(name.clone());
             context
@@ -369,12 +410,12 @@ impl proto::join_server::Join for Service {
                 .map_err(internal)
         };
         let (name, signed) = self
-            .0
+            .context
             .store
             .admit(admission, sign)
             .await
             .inspect_err(|error| {
-                self.0.counters.count_unauthenticated();
+                self.context.counters.count_unauthenticated();
                 tracing::info!(%error, "a host was not admitted");
             })?;
         tracing::info!(node = %name, "a host was admitted");

@@ -11,7 +11,7 @@ use lab::{End, Family, Lab, Node, Pod, Report, Stream, spec::Protocol};
 pub const MOST_GAP: Duration = Duration::from_millis(200);
 
 /// Time between two records of a stream where there are many of them.
-const PACE: Duration = Duration::from_millis(20);
+const PACE: Duration = Duration::from_millis(60);
 
 /// Many streams, and one that never leaves its pod: what that one misses, the machine withheld.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use model::{
     Kind, Object, ObjectKey, Revision,
     manifest::{self, Document},
@@ -17,7 +17,7 @@ use serde_json::Value;
 use store::{Precondition, Store};
 
 pub(crate) use self::patch::LAST_APPLIED;
-use crate::{connection::Connection, input, input::Input, say};
+use crate::{connection::Connection, input, input::Input, say, selection::Usage};
 
 /// How the command is used.
 const EXAMPLES: &str = "\
@@ -62,10 +62,9 @@ enum Change {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    ensure!(
-        !args.input.files.is_empty(),
-        "what? Name a file, a folder or - with -f"
-    );
+    if args.input.files.is_empty() {
+        bail!(Usage("what? Name a file, a folder or - with -f".to_owned()));
+    }
     let documents = args.input.read()?;
     let store = args.connection.store()?;
     let steps = plan(store.as_ref(), documents).await?;

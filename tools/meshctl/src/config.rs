@@ -13,7 +13,12 @@ use serde_json::{Value, json};
 use store::{Identity, Store, StoreError};
 
 use crate::{
-    connection::Connection, get::trimmed, say, selection::node_name, status::Output, warn,
+    connection::Connection,
+    get::trimmed,
+    say,
+    selection::{Usage, node_name},
+    status::Output,
+    warn,
 };
 
 /// How the command is used.
@@ -53,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let node = match (args.node.clone(), args.connection.credential()?.identity()) {
         (Some(node), _) => node,
         (None, Identity::Node(node)) => node.clone(),
-        (None, Identity::Admin(_)) => bail!("which node? Name it"),
+        (None, Identity::Admin(_)) => bail!(Usage("which node? Name it".to_owned())),
     };
     let store = args.connection.store()?;
     let (lines, warnings) = read(store.as_ref(), &node).await?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use model::ObjectKey;
 use store::{Precondition, Store, StoreError};
 
@@ -72,14 +72,14 @@ fn keys(args: &Args) -> anyhow::Result<Vec<ObjectKey>> {
             .map(|document| document.object.key())
             .collect());
     };
-    let selection = Selection::parse(kind, &args.names)?;
-    ensure!(!selection.names.is_empty(), "which {kind}? Name them");
+    let selection = Selection::of_names(kind, &args.names)?;
 
-    selection
+    let keys = selection
         .names
         .iter()
-        .map(|name| args.namespaces.key(selection.kinds[0], name))
-        .collect()
+        .map(|name| args.namespaces.key(selection.kinds[0], name));
+
+    Ok(keys.collect::<Result<_, _>>()?)
 }
 
 async fn delete(

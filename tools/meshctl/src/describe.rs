@@ -2,7 +2,6 @@
 
 use std::{fmt::Write, process::ExitCode};
 
-use anyhow::ensure;
 use jiff::Timestamp;
 use model::{
     Kind, Object, Resource,
@@ -52,8 +51,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let selection = Selection::parse(&args.kind, &args.names)?;
-    ensure!(!selection.names.is_empty(), "which {}? Name one", args.kind);
+    let selection = Selection::of_names(&args.kind, &args.names)?;
     let store = args.connection.store()?;
     let mut texts = Vec::new();
     for name in &selection.names {

@@ -1,7 +1,20 @@
 //! Which objects a command is about: `ippools`, `ippool/pods`, `nodes,pods`, `all`.
 
-use anyhow::{bail, ensure};
+use std::fmt;
+
 use model::{Kind, NodeName, Object, ObjectKey, kind::Scope};
+
+/// The command line cannot be meant as it stands: exit status 2.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::error::Error for Usage {}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// The namespace of who names none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -27,48 +40,52 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// Reads `KIND[,KIND] [NAME…]`, `KIND/NAME`, or `all`.
-    pub(crate) fn parse(kinds: &str, names: &[String]) -> anyhow::Result<Self> {
+    pub(crate) fn parse(kinds: &str, names: &[String]) -> Result<Self, Usage> {
         if let Some((kind, name)) = kinds.split_once('/') {
-            ensure!(
-                names.is_empty(),
-                "{kinds} names an object already; {} is too much",
-                names[0]
-            );
+            if let Some(other) = names.first() {
+                let message = format!("{kinds} names an object already; {other} is too much");
+                return Err(Usage(message));
+            }
             return Ok(Self {
                 kinds: vec![one_kind(kind)?],
                 names: vec![name.to_owned()],
             });
         }
-        if kinds.eq_ignore_ascii_case("all") {
-            ensure!(names.is_empty(), "`all` goes without names");
-            return Ok(Self {
-                kinds: Kind::ALL.to_vec(),
-                names: Vec::new(),
-            });
+        let kinds = if kinds.eq_ignore_ascii_case("all") {
+            Kind::ALL.to_vec()
+        } else {
+            kinds.split(',').map(one_kind).collect::<Result<_, _>>()?
+        };
+        if kinds.len() > 1 && !names.is_empty() {
+            return Err(Usage("names go with one kind".to_owned()));
         }
-        let kinds = kinds
-            .split(',')
-            .map(one_kind)
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        ensure!(
-            kinds.len() == 1 || names.is_empty(),
-            "names go with one kind"
-        );
 
         Ok(Self {
             kinds,
             names: names.to_vec(),
         })
     }
+
+    /// Reads a selection that must name objects.
+    pub(crate) fn of_names(kinds: &str, names: &[String]) -> Result<Self, Usage> {
+        let selection = Self::parse(kinds, names)?;
+        if selection.names.is_empty() {
+            return Err(Usage(format!("which {kinds}? Name one or more")));
+        }
+
+        Ok(selection)
+    }
 }
 
 impl Namespaces {
     /// Returns the key of an object by kind and name.
-    pub(crate) fn key(&self, kind: Kind, name: &str) -> anyhow::Result<ObjectKey> {
+    pub(crate) fn key(&self, kind: Kind, name: &str) -> Result<ObjectKey, Usage> {
         match kind.scope() {
             Scope::Cluster => Ok(ObjectKey::cluster(kind, name)),
             Scope::Namespaced if self.all_namespaces => {
-                bail!("which {kind} {name}? A name needs a namespace: -n NAMESPACE")
+                let message =
+                    format!("which {kind} {name}? A name needs a namespace: -n NAMESPACE");
+                Err(Usage(message))
             }
             Scope::Namespaced => Ok(ObjectKey::namespaced(kind, &self.namespace, name)),
         }
@@ -95,14 +112,14 @@ pub(crate) fn node_name(text: &str) -> Result<NodeName, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-fn one_kind(text: &str) -> anyhow::Result<Kind> {
-    match Kind::from_user(text) {
-        Some(kind) => Ok(kind),
-        None => {
-            let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
-            bail!("no kind is called {text:?}; there are {}", known.join(", "))
-        }
-    }
+fn one_kind(text: &str) -> Result<Kind, Usage> {
+    Kind::from_user(text).ok_or_else(|| {
+        let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.plural()).collect();
+        Usage(format!(
+            "no kind is called {text:?}; there are {}",
+            known.join(", ")
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -141,7 +158,7 @@ mod tests {
                 vec![],
                 "no kind is called \"widgets\"; there are nodes, ",
             ),
-            ("all", vec!["x".to_owned()], "`all` goes without names"),
+            ("all", vec!["x".to_owned()], "names go with one kind"),
             ("no,po", vec!["x".to_owned()], "names go with one kind"),
             (
                 "no/n1",

@@ -25,7 +25,14 @@ fn pure_crates_have_no_runtime_and_no_kernel() {
 
 #[test]
 fn the_words_depend_on_nothing_of_ours() {
-    for other in ["keyring", "cni-ipam", "meshd-core", "store", "dataplane", "wire-core"] {
+    for other in [
+        "keyring",
+        "cni-ipam",
+        "meshd-core",
+        "store",
+        "dataplane",
+        "wire-core",
+    ] {
         forbid("model", other, "the words come first");
     }
 }
@@ -53,7 +60,10 @@ fn the_tunnel_knows_nothing_of_the_mesh() {
 fn a_forbidden_dependency_is_noticed() {
     let tree = tree("meshd-core");
 
-    assert!(depends(&tree, "model"), "the check sees the dependencies that there are");
+    assert!(
+        depends(&tree, "model"),
+        "the check sees the dependencies that there are"
+    );
 }
 
 fn forbid(package: &str, dependency: &str, why: &str) {
@@ -69,14 +79,27 @@ fn depends(tree: &str, dependency: &str) -> bool {
     tree.lines().any(|line| line == library)
 }
 
-#[expect(clippy::disallowed_methods, reason = "asking cargo is the point of this test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "asking cargo is the point of this test"
+)]
 fn tree(package: &str) -> String {
     let tree = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--edges=normal", "--prefix=none", "--format={lib}"])
+        .args([
+            "tree",
+            "--offline",
+            "--edges=normal",
+            "--prefix=none",
+            "--format={lib}",
+        ])
         .args(["--package", package])
         .output()
         .expect("cargo is running this test");
-    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    assert!(
+        tree.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tree.stderr)
+    );
 
     String::from_utf8_lossy(&tree.stdout).into_owned()
 }

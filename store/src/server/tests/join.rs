@@ -342,6 +342,27 @@ async fn a_server_that_starts_again_is_the_same_mesh() {
 }
 
 #[tokio::test]
+async fn an_administrators_credential_ends_when_its_file_is_removed_and_the_server_restarts() {
+    let served = Served::start(Log::Long).await;
+    let leaked = Credential::load(&served.directory.path().join("admin.yaml")).unwrap();
+    let address = served.address;
+    let directory = served.stop().await;
+    fs::remove_file(directory.path().join("admin.yaml")).unwrap();
+
+    let served = Served::start_in(directory, address, Log::Long).await;
+
+    served.admin().tokens().await.unwrap();
+    let refused = Client::new(leaked).unwrap().tokens().await;
+    assert!(
+        matches!(
+            refused,
+            Err(StoreError::Unauthenticated(_) | StoreError::Unavailable(_))
+        ),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
 async fn followers_go_on_where_they_were_when_the_server_comes_back() {
     let served = Served::start(Log::Long).await;
     let node = served.join("n1").await;

@@ -450,6 +450,27 @@ async fn a_watcher_that_reads_nothing_holds_nobody_up() {
     assert_eq!(last, Some(Err(StoreError::Compacted(Kind::Service))));
 }
 
+#[tokio::test]
+async fn a_node_that_floods_the_store_is_held_back_and_no_other() {
+    let served = Served::start(Log::Long).await;
+    let [flood, quiet] = [served.join("n1").await, served.join("n2").await];
+    let mut written = 0;
+    let held = loop {
+        let key = ObjectKey::cluster(Kind::Node, "n1");
+        let words = json!({"metadata": {"annotations": {"meshd.dev/n": written.to_string()}}});
+        match flood.patch(key, words, Precondition::Any).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+    };
+
+    assert!(matches!(held, StoreError::TooMany { .. }), "{held:?}");
+    assert!(written >= limit::WRITES_AT_ONCE, "{written}");
+    let key = ObjectKey::cluster(Kind::Node, "n2");
+    let words = json!({"metadata": {"annotations": {"meshd.dev/n": "1"}}});
+    quiet.patch(key, words, Precondition::Any).await.unwrap();
+}
+
 #[test]
 fn a_credential_file_that_is_malformed_does_not_print_its_key() {
     let spoilt = "apiVersion: meshd.dev/v1\nkind: Credential\nservers: [https://a]\nca: x\n\

@@ -56,7 +56,11 @@ pub(crate) fn run(args: &Args, asked: Option<&str>) -> anyhow::Result<ExitCode> 
     let mut site = super::attach(asked)?;
     let (near, _) = end(&mut site, &args.from)?;
     let (far, address) = end(&mut site, &args.to)?;
-    let protocol = if args.udp { Protocol::Udp } else { Protocol::Tcp };
+    let protocol = if args.udp {
+        Protocol::Udp
+    } else {
+        Protocol::Tcp
+    };
     let stream = Stream::between(&near, &far, protocol, address, CANARY, TICK)?;
     let began = Instant::now();
     while began.elapsed() < args.span.0 {
@@ -73,7 +77,11 @@ pub(crate) fn run(args: &Args, asked: Option<&str>) -> anyhow::Result<ExitCode> 
     }
     let whole = report.resets == 0 && report.wrong == 0 && report.longest_gap <= args.most.0;
 
-    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(if whole {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }
 
 /// The namespace and the first address of what a name means.
@@ -86,14 +94,22 @@ fn end(site: &mut Site, name: &str) -> anyhow::Result<(Arc<Netns>, IpAddr)> {
         let host = site.host(name)?.clone();
         (site.state().place(&host.name).netns, host.addresses())
     };
-    let address = addresses.first().copied().with_context(|| format!("{name} has no address"))?;
+    let address = addresses
+        .first()
+        .copied()
+        .with_context(|| format!("{name} has no address"))?;
 
     Ok((site.space(&netns)?, address))
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 fn show(at: Duration, report: &Report) {
-    let Report { echoed, resets, longest_gap, .. } = report;
+    let Report {
+        echoed,
+        resets,
+        longest_gap,
+        ..
+    } = report;
     println!(
         "{:>6.1} s  {echoed:>7} records back, {resets} resets, longest silence {} ms",
         at.as_secs_f64(),
