@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const AT_ONCE: usize = 2;
 
 /// How long a mesh may take to switch.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time between two looks at a fact.
 const LOOK: Duration = Duration::from_millis(10);

@@ -67,6 +67,8 @@ pub struct Cluster {
     dice: Dice,
     /// Nodes whose agent does not run.
     dead: BTreeSet<NodeName>,
+    /// A node that hears nothing for so many steps.
+    deaf: Option<(NodeName, usize)>,
     trace: VecDeque<String>,
 }
 
@@ -116,6 +118,7 @@ impl Cluster {
             hosts: BTreeMap::new(),
             dice: Dice::new(seed),
             dead: BTreeSet::new(),
+            deaf: None,
             trace: VecDeque::new(),
             layout,
         };
@@ -242,15 +245,28 @@ impl Cluster {
 
     /// Takes one random step; returns whether it changed a machine, or `None` when nothing can
     /// happen before time passes.
+    ///
+    /// Now and then the store's news do not reach one of the nodes for a while.
     pub fn step(&mut self) -> Option<bool> {
+        let members = self.members();
+        if self.deaf.is_none() && self.dice.one_in(40) {
+            let name = members[self.dice.roll(members.len())].clone();
+            self.deaf = Some((name, self.dice.roll(120)));
+        }
         let mut steps = Vec::new();
-        for name in self.members() {
-            if !self.dead.contains(&name) {
-                steps.extend(
-                    self.possible(&name)
-                        .into_iter()
-                        .map(|step| (name.clone(), step)),
-                );
+        for name in members.into_iter().filter(|name| !self.dead.contains(name)) {
+            steps.extend(
+                self.possible(&name)
+                    .into_iter()
+                    .map(|step| (name.clone(), step)),
+            );
+        }
+        if let Some((deaf, left)) = self.deaf.take() {
+            let reaches =
+                |(name, step): &(_, Step)| *name != deaf || !matches!(step, Step::Hear(_));
+            if left > 0 && steps.iter().any(reaches) {
+                steps.retain(reaches);
+                self.deaf = Some((deaf, left - 1));
             }
         }
         let (name, step) = self.dice.pick(&mut steps)?;

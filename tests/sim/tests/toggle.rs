@@ -64,6 +64,30 @@ fn agents_that_restart_at_any_moment_open_nothing_and_lose_nothing() {
     }
 }
 
+#[test]
+fn a_switch_that_flickers_while_agents_restart_harms_no_packet() {
+    for seed in SEEDS {
+        let mut dice = Dice::new(seed);
+        let mut cluster = plain_cluster(layout(seed), seed);
+        let members = cluster.members();
+        let mut is_wanted = false;
+        for _ in 0..24 {
+            if dice.one_in(4) {
+                cluster.restart(&members[dice.roll(members.len())]);
+            } else {
+                is_wanted = !is_wanted;
+                cluster.encrypt(is_wanted);
+            }
+            let steps = [20, 80, 300][dice.roll(3)];
+            run(&mut cluster, seed, dice.roll(steps));
+        }
+        cluster.encrypt(false);
+        run(&mut cluster, seed, usize::MAX);
+        assert_everybody(&cluster, Phase::Off, seed);
+        assert_all(&cluster, &Fate::Plain, seed);
+    }
+}
+
 fn layout(seed: u64) -> Layout {
     let families = match seed % 3 {
         0 => vec![Family::V4],

@@ -1,5 +1,7 @@
-//! Frames made by hand, to plant leaks and to read: no checksums, no lengths, nothing but addresses and
-//! layers. Test tooling; a host that receives one drops it.
+//! Frames made by hand, to plant leaks, to read, and to forge.
+//!
+//! Lengths and the IPv4 header's checksum are right, so that a host would take them; UDP goes without a
+//! checksum. Addressed to nobody, unless [`to`] says otherwise.
 
 use std::{io, net::IpAddr};
 
@@ -55,11 +57,16 @@ pub fn ethernet(ethertype: u16, payload: &[u8]) -> Vec<u8> {
 pub fn ip(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let header = match (source.parse(), destination.parse()) {
         (Ok(IpAddr::V4(s)), Ok(IpAddr::V4(d))) => {
-            let head = [0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
-            [&head[..], &s.octets(), &d.octets()].concat()
+            let [high, low] = length(20 + payload.len());
+            let head = [0x45, 0, high, low, 0, 0, 0, 0, 64, protocol, 0, 0];
+            let mut header = [&head[..], &s.octets(), &d.octets()].concat();
+            let sum = checksum(&[&header]);
+            header[10..12].copy_from_slice(&sum);
+            header
         }
         (Ok(IpAddr::V6(s)), Ok(IpAddr::V6(d))) => {
-            let head = [0x60, 0, 0, 0, 0, 0, protocol, 64];
+            let [high, low] = length(payload.len());
+            let head = [0x60, 0, 0, 0, high, low, protocol, 64];
             [&head[..], &s.octets(), &d.octets()].concat()
         }
         (source, destination) => {
@@ -67,6 +74,32 @@ pub fn ip(source: &str, destination: &str, protocol: u8, payload: &[u8]) -> Vec<
         }
     };
     [&header, payload].concat()
+}
+
+/// A length as headers have it; what is longer than a packet can be is cut to that.
+fn length(bytes: usize) -> [u8; 2] {
+    u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+/// The Internet checksum (RFC 1071) over parts, each but the last of even length.
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+    let mut sum = 0_u32;
+    for part in parts {
+        for pair in part.chunks(2) {
+            let low = pair.get(1).copied().unwrap_or(0);
+            sum += u32::from(u16::from_be_bytes([pair[0], low]));
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let folded = u16::try_from(sum).expect("the loop folded it into sixteen bits");
+    (!folded).to_be_bytes()
+}
+
+/// The frame, addressed to a device's Ethernet address.
+pub fn to(mac: [u8; 6], frame: &[u8]) -> Vec<u8> {
+    [&mac, &frame[6..]].concat()
 }
 
 /// The frame of an IP packet.
@@ -85,7 +118,8 @@ pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     [
         &source.to_be_bytes(),
         &destination.to_be_bytes(),
-        &[0; 4][..],
+        &length(8 + payload.len()),
+        &[0; 2][..],
         payload,
     ]
     .concat()

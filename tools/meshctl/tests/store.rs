@@ -4,6 +4,8 @@
 //! meshctl ══ TLS ══ store::Server ── SQLite in a temporary folder
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,

@@ -4,6 +4,8 @@
 //! A link is no host, so what it says bears the address of the packet's destination, as if it had been
 //! said there.
 
+use crate::forge::checksum;
+
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
 
@@ -121,22 +123,6 @@ fn packet_too_big(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
     out.extend_from_slice(&pseudo);
     out.extend_from_slice(&message);
     Some(out)
-}
-
-/// The Internet checksum (RFC 1071) over parts, each but the last of even length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let mut sum = 0_u32;
-    for part in parts {
-        for pair in part.chunks(2) {
-            let low = pair.get(1).copied().unwrap_or(0);
-            sum += u32::from(u16::from_be_bytes([pair[0], low]));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let folded = u16::try_from(sum).expect("the loop folded it into sixteen bits");
-    (!folded).to_be_bytes()
 }
 
 #[cfg(test)]
