@@ -18,6 +18,9 @@
 //! is in sync. Only objects of ours are touched: two nftables tables, routes of our protocol, rules of
 //! our protocol, devices and addresses that the plan names.
 
+/// The WireGuard implementation behind every device, as `meshctl status` names it.
+pub const WIREGUARD: &str = "meshwire";
+
 mod address;
 mod dataplane;
 mod events;

@@ -145,13 +145,16 @@ impl RouteTarget {
 }
 
 impl RouteTarget {
-    /// Makes the host's own IPv6 sockets look for their way again after a prefix got one in another
-    /// table than `main`.
+    /// Makes the host's own IPv6 sockets look for their way again after a prefix got one in the
+    /// tunnel's table.
     ///
     /// A connected IPv6 socket keeps the route it found (`sk_dst_cache`) until the node of *that*
     /// route's table changes (`fib6_node.fn_sernum`); a route that appears in a table which is
     /// looked up earlier does not count, unlike in IPv4. So the same prefix is touched in `main`:
     /// an `unreachable` of the worst metric comes and goes, behind the route that is wanted.
+    ///
+    /// Only for destinations inside the tunnel: WireGuard's own packets, to members' addresses, go by
+    /// `main` and must never meet it.
     fn wake_sockets(&mut self, changes: &[Change<RouteKey, Route>]) -> Result<(), RouteError> {
         let touched = changes.iter().filter_map(|change| match change {
             Change::Set(
@@ -160,7 +163,7 @@ impl RouteTarget {
                     via: RouteVia::Device(_),
                     ..
                 },
-            ) if key.table != MAIN_TABLE && matches!(key.destination, IpNet::V6(_)) => {
+            ) if key.table == TUNNEL_TABLE && matches!(key.destination, IpNet::V6(_)) => {
                 Some(RouteKey {
                     table: MAIN_TABLE,
                     metric: u32::MAX,

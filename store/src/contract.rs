@@ -460,6 +460,7 @@ pub async fn followers_converge_whatever_the_order_between_kinds(factory: &dyn F
                 StoreEvent::Applied(object) => drop(seen.insert(object.key(), object)),
                 StoreEvent::Deleted(key) => drop(seen.remove(&key).expect("was told before")),
                 StoreEvent::InSync(kind) => in_sync.push(kind),
+                StoreEvent::OutOfSync(kind) => in_sync.retain(|other| *other != kind),
                 StoreEvent::Connected(connected) => assert!(connected),
             }
         }
@@ -510,7 +511,7 @@ async fn follow_until(
         match event.expect("in time").expect("never ends") {
             StoreEvent::Applied(object) => drop(seen.insert(object.key(), object)),
             StoreEvent::Deleted(key) => drop(seen.remove(&key).expect("was told before")),
-            StoreEvent::InSync(_) | StoreEvent::Connected(_) => {}
+            StoreEvent::InSync(_) | StoreEvent::OutOfSync(_) | StoreEvent::Connected(_) => {}
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`Store`] is the contract; `contract` (feature `contract`) holds the one test suite that every
-//! implementation passes. [`Embedded`] keeps objects in SQLite, [`server`] serves it with mutual
+//! implementation passes. [`Embedded`] keeps objects in SQLite, [`Server`] serves it with mutual
 //! TLS 1.3, [`Client`] is the other end, [`watch_all`] turns any store into one stream of events.
 //!
 //! **Invariants:** every value that implements [`Store`] speaks for exactly one caller, so no write

@@ -42,8 +42,10 @@ pub enum StoreEvent {
     Applied(Object),
     /// The object is gone.
     Deleted(ObjectKey),
-    /// Every object of the kind that was stored when the watch began has been told. Comes once a kind.
+    /// Every object of the kind that was stored when the watch began has been told. Comes once a kind, and after each [`OutOfSync`](Self::OutOfSync).
     InSync(Kind),
+    /// There was a gap: what differs is told in no particular order until the next [`InSync`](Self::InSync), and is one change.
+    OutOfSync(Kind),
     /// Whether the store can be reached: at the first answer, and whenever it changes.
     Connected(bool),
 }
@@ -159,6 +161,9 @@ impl Follower {
 
     /// Tells what differs between a list and what was told before.
     async fn diff(&mut self, list: List) -> Result<Revision, Gone> {
+        if self.in_sync {
+            self.send(StoreEvent::OutOfSync(self.kind)).await?;
+        }
         let mut vanished = std::mem::take(&mut self.told);
         for object in list.objects {
             let (key, revision) = (object.key(), object.revision());
@@ -171,10 +176,8 @@ impl Follower {
             self.send(StoreEvent::Deleted(key)).await?;
         }
         self.revision = Some(list.revision.clone());
-        if !self.in_sync {
-            self.send(StoreEvent::InSync(self.kind)).await?;
-            self.in_sync = true;
-        }
+        self.send(StoreEvent::InSync(self.kind)).await?;
+        self.in_sync = true;
 
         Ok(list.revision)
     }

@@ -20,8 +20,10 @@ use crate::Component;
 /// How often a tunnel service that is away is looked for.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// How often a device is looked at; and at most one part in this many of the time is spent on it.
+/// How often a device is looked at. At most one part in [`SHARE`] of the time is spent on it, unless
+/// that meant to look so rarely that a removed peer is not back within a second.
 const INTERVAL: Duration = Duration::from_millis(400);
+const LONGEST_INTERVAL: Duration = Duration::from_millis(800);
 const SHARE: u32 = 10;
 
 /// Watches the devices of the plan.
@@ -91,7 +93,8 @@ impl DeviceWatch {
                 looks.insert(device.clone(), Look::new(&status));
             }
         }
-        self.next_look = Instant::now() + INTERVAL.max(started.elapsed() * SHARE);
+        let pause = (started.elapsed() * SHARE).clamp(INTERVAL, LONGEST_INTERVAL);
+        self.next_look = Instant::now() + pause;
 
         Some(looks)
     }

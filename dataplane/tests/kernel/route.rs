@@ -1,6 +1,6 @@
 //! Routes against `ip route`.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, net::UdpSocket, time::Instant};
 
 use dataplane::{RouteTarget, Target};
 use model::{
@@ -143,6 +143,57 @@ fn a_route_that_changes_its_kind_is_never_away() {
 }
 
 #[test]
+fn a_connected_socket_of_the_host_follows_into_the_tunnel() {
+    alone(|| {
+        for (name, net) in [("eth0", "2001:db8::1/64"), ("wg0", "fd00:1::1/128")] {
+            veth(name, &format!("{name}p"));
+            ip(&format!("-6 addr add {net} dev {name} nodad"));
+        }
+        ip("-6 route add fd00:2::/122 dev eth0");
+        for device in ["eth0", "wg0"] {
+            ip(&format!(
+                "-6 neigh add fd00:2::9 lladdr 02:00:00:00:00:09 dev {device}"
+            ));
+        }
+        ip("-6 rule add priority 99 lookup 1");
+        let socket = UdpSocket::bind("[2001:db8::1]:0").unwrap();
+        socket.connect("[fd00:2::9]:9").unwrap();
+        let sent_by = |device: &str| {
+            let before = tx_bytes(device);
+            socket.send(&[0; 1000]).unwrap();
+            tx_bytes(device) - before >= 1000
+        };
+        assert!(sent_by("eth0"));
+        let mut target = RouteTarget::open().unwrap();
+
+        let way = route(RouteVia::Device("wg0".parse().unwrap()));
+        set(&mut target, &[(key(1, "fd00:2::/122", 1024), way)]);
+
+        assert!(sent_by("wg0"));
+        assert!(
+            !ip("-6 route show").contains("unreachable"),
+            "nothing is left of it"
+        );
+    });
+}
+
+/// WireGuard's own packets go to members' addresses by the main table, at every moment.
+#[test]
+fn members_own_addresses_are_never_touched_in_the_main_table() {
+    alone(|| {
+        veth("eth0", "peer0");
+        let mut target = RouteTarget::open().unwrap();
+        let mut monitor = Monitor::start();
+
+        let way = route(RouteVia::Device("eth0".parse().unwrap()));
+        set(&mut target, &[(key(2, "2001:db8::7/128", 1024), way)]);
+
+        let heard = monitor.stop();
+        assert!(!heard.contains("unreachable"), "{heard}");
+    });
+}
+
+#[test]
 fn a_route_whose_device_is_missing_waits_and_holds_up_no_other() {
     alone(|| {
         veth("eth0", "peer0");
@@ -200,6 +251,13 @@ fn ten_thousand_routes_take_well_under_a_second() {
         ));
         assert!(set_in.as_millis() < 800, "{set_in:?}");
     });
+}
+
+/// Bytes that left by a device, by its own count.
+fn tx_bytes(device: &str) -> u64 {
+    let listed = ip_json(&format!("-s link show dev {device}"));
+
+    listed[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
 }
 
 /// `ip monitor route`, whose output says "Deleted" where a route goes.

@@ -171,6 +171,7 @@ impl Shell {
                 self.tell(Event::Deleted(key))
             }
             StoreEvent::InSync(kind) => self.tell(Event::InSync(kind)),
+            StoreEvent::OutOfSync(kind) => self.tell(Event::OutOfSync(kind)),
             StoreEvent::Connected(connected) => {
                 if connected {
                     self.greet(greetings);
@@ -340,6 +341,9 @@ impl Shell {
     fn status(&mut self, now: Moment) -> Status {
         let mut status = self.world.status(now);
         status.version = env!("CARGO_PKG_VERSION").to_owned();
+        for device in &mut status.encryption.devices {
+            device.backend = dataplane::WIREGUARD.to_owned();
+        }
         status.converged = status.converged
             && self
                 .applied

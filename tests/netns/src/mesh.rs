@@ -123,6 +123,7 @@ impl Mesh {
         let start = Instant::now();
         self.ask_for(Encryption::On);
         self.await_summary("Enforced");
+        self.await_settled();
         let taken = start.elapsed();
         self.forbid_plaintext();
         taken
@@ -146,10 +147,21 @@ impl Mesh {
         self.plaintext(Plaintext::Forbidden);
     }
 
-    /// Waits until every member says so of its encryption, and has done what it planned.
+    /// Waits until every member says so of its encryption.
     pub fn await_summary(&self, summary: &str) {
         for node in self.members() {
             await_summary(&node, summary, PATIENCE);
+        }
+    }
+
+    /// Waits until every member's machine matches its plan: what is not needed any more is gone.
+    pub fn await_settled(&self) {
+        for node in self.members() {
+            await_fact(&format!("{} settles", node.name()), PATIENCE, || {
+                let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
+                let settled = status["converged"] == true;
+                if settled { Ok(()) } else { Err(status.to_string()) }
+            });
         }
     }
 }
@@ -176,11 +188,11 @@ impl Drop for Mesh {
     }
 }
 
-/// Waits until a node says so of its encryption, and has done what it planned.
+/// Waits until a node says so of its encryption.
 pub fn await_summary(node: &Node, summary: &str, patience: Duration) {
     await_fact(&format!("{} is {summary}", node.name()), patience, || {
         let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
-        let holds = status["encryption"]["summary"] == summary && status["converged"] == true;
+        let holds = status["encryption"]["summary"] == summary;
         if holds { Ok(()) } else { Err(status.to_string()) }
     });
 }

@@ -1,6 +1,6 @@
 //! The service itself: a listening socket, a thread per client, and the devices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -28,6 +29,9 @@ const DEVICES: usize = 64;
 const STACK: usize = 128 << 10;
 /// How long a client may take to read an answer or an event.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client waits for a device to be gone. The kernel may take many seconds to close a TUN.
+const CLOSE: Duration = Duration::from_millis(200);
 
 /// What the service is made from.
 #[derive(Clone, Debug)]
@@ -69,6 +73,8 @@ pub struct Service {
 struct Shared {
     settings: Settings,
     devices: Mutex<BTreeMap<String, Device>>,
+    /// Names of deleted devices that the kernel is still taking apart.
+    closing: Arc<Mutex<BTreeSet<String>>>,
     hub: Arc<Hub>,
     /// Raised when a device ended by itself.
     ended: Arc<Waker>,
@@ -90,6 +96,7 @@ impl Service {
             let shared = Arc::new(Shared {
                 settings,
                 devices: Mutex::default(),
+                closing: Arc::default(),
                 hub: Arc::default(),
                 ended: Arc::new(Waker::new()?),
                 clients: AtomicUsize::new(0),
@@ -194,7 +201,7 @@ fn welcome(shared: &Arc<Shared>, mut stream: UnixStream) -> io::Result<()> {
 
 impl Shared {
     fn devices(&self) -> MutexGuard<'_, BTreeMap<String, Device>> {
-        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.devices)
     }
 
     /// Buries devices that ended by themselves; their own report has told the subscribers.
@@ -276,6 +283,12 @@ impl Shared {
             let (existing, device) = (true, device.status());
             return Ok(Created { existing, device });
         }
+        if lock(&self.closing).contains(&name) {
+            return Err(refuse(
+                Code::Busy,
+                &format_args!("the former device {name:?} is still being closed"),
+            ));
+        }
         if devices.len() == DEVICES {
             return Err(refuse(Code::Busy, "too many devices"));
         }
@@ -314,17 +327,30 @@ impl Shared {
         })
     }
 
+    /// Lets go of a device. A thread of its own closes it, so that nobody waits for the kernel.
     fn delete(&self, name: &str) -> Result<(), Refusal> {
-        let device = self.devices().remove(name);
-        match device {
-            Some(device) => {
-                drop(device);
-                Ok(())
-            }
-            None => Err(refuse(
+        let mut devices = self.devices();
+        let Some(device) = devices.remove(name) else {
+            return Err(refuse(
                 Code::NotFound,
                 &format_args!("there is no device {name:?}"),
-            )),
+            ));
+        };
+        lock(&self.closing).insert(name.to_owned());
+        drop(devices);
+        let (closing, name) = (Arc::clone(&self.closing), name.to_owned());
+        let (ended, end) = mpsc::sync_channel(1);
+        thread::spawn(move || {
+            drop(device);
+            lock(&closing).remove(&name);
+            // Whoever asked may have stopped waiting.
+            drop(ended.send(()));
+        });
+        match end.recv_timeout(CLOSE) {
+            Ok(()) | Err(mpsc::RecvTimeoutError::Timeout) => Ok(()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(refuse(Code::Failed, "the device could not be closed"))
+            }
         }
     }
 
@@ -350,6 +376,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn send(stream: &mut UnixStream, message: &impl serde::Serialize) -> io::Result<()> {

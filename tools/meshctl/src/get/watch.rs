@@ -71,7 +71,7 @@ impl<'a> Screen<'a> {
                 Ok(Vec::new())
             }
             StoreEvent::Deleted(key) if self.names(&key) => Ok(vec![self.deleted(&key)]),
-            StoreEvent::Deleted(_) => Ok(Vec::new()),
+            StoreEvent::Deleted(_) | StoreEvent::OutOfSync(_) => Ok(Vec::new()),
             StoreEvent::InSync(kind) => {
                 let last = self.waiting.remove(&kind) && self.waiting.is_empty();
                 if last {
