@@ -1,6 +1,6 @@
 //! Who put which row into the plan, so that a change of one owner touches its own rows only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use model::{
@@ -63,30 +63,19 @@ impl Ledger {
     /// Owners that pass a row from one to the other are written together: what one of them lost
     /// and another one gained stays.
     pub(crate) fn replace(&mut self, plan: &mut Plan, batch: Vec<(Owner, Vec<Row>)>) {
-        let mut lost = BTreeSet::new();
-        let mut gained = Vec::new();
+        let mut changed = false;
+        let mut kept = Vec::new();
         for (owner, rows) in &batch {
             let mut keys = rows.iter().map(Row::key).collect::<Vec<_>>();
             keys.sort();
             let former = self.rows.remove(owner).unwrap_or_default();
-            lost.extend(
-                former
-                    .into_iter()
-                    .filter(|key| keys.binary_search(key).is_err()),
-            );
-            gained.push(keys);
-        }
-        for key in gained.iter().flatten() {
-            if lost.is_empty() {
-                break;
+            for lost in former.iter().filter(|key| keys.binary_search(key).is_err()) {
+                lost.remove(plan);
+                changed = true;
             }
-            lost.remove(key);
+            kept.push(keys);
         }
-        let mut changed = !lost.is_empty();
-        for key in lost {
-            key.remove(plan);
-        }
-        for ((owner, rows), keys) in batch.into_iter().zip(gained) {
+        for ((owner, rows), keys) in batch.into_iter().zip(kept) {
             for row in rows {
                 changed |= row.write(plan);
             }

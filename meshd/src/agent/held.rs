@@ -63,7 +63,7 @@ mod tests {
         };
         assert_eq!(held.missing(&wanted("8")), []);
         assert_eq!(held.missing(&wanted("9")), []);
-        assert_eq!(held.missing(&wanted("10")), [key.clone()]);
+        assert_eq!(held.missing(&wanted("10")), vec![key.clone()]);
         held.deleted(&key);
         assert_eq!(held.missing(&wanted("8")), [key]);
     }

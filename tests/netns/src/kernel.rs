@@ -2,14 +2,16 @@
 
 use lab::{End, Node};
 
-/// Prints all of it: rules, routes, tables without their counters, the tunnel device, its peers, settings.
+/// Prints all of it: rules, routes, tables without counters and owner, the tunnel device, its peers,
+/// settings.
 const SCRIPT: &str = r"
 exec 2>&1
 echo == rules; ip rule; ip -6 rule
 echo == routes; ip route show table all proto 80; ip -6 route show table all proto 80
-echo == inet; nft -s list table inet meshd
-echo == netdev; nft -s list table netdev meshd
-echo == device; ip -o addr show dev wireguard.cali scope global; cat /sys/class/net/wireguard.cali/mtu
+owner='s/ # progname .*//; /^\tflags /d; /^\tflags$/d'
+echo == inet; nft -s list table inet meshd | sed "$owner"
+echo == netdev; nft -s list table netdev meshd | sed "$owner"
+echo == device; ip -o addr show dev wireguard.cali scope global | cut -d: -f2-; cat /sys/class/net/wireguard.cali/mtu
 echo == peers; wg show wireguard.cali allowed-ips | sort
 wg show wireguard.cali fwmark; wg show wireguard.cali listen-port
 echo == settings; cat /proc/sys/net/ipv4/conf/wireguard.cali/rp_filter

@@ -141,7 +141,16 @@ impl Mesh {
 
     /// From now on plaintext fails the test; the sniffers know the tunnels' addresses.
     pub fn forbid_plaintext(&self) {
-        let members = self.members();
+        self.forbid_plaintext_knowing(&self.members());
+    }
+
+    /// From now on plaintext fails the test, though only these members can tell their tunnels' addresses.
+    pub fn forbid_plaintext_of(&self, names: &[&str]) {
+        let members: Vec<Node> = names.iter().map(|name| self.node(name)).collect();
+        self.forbid_plaintext_knowing(&members);
+    }
+
+    fn forbid_plaintext_knowing(&self, members: &[Node]) {
         let tunnels: Vec<IpAddr> = members.iter().flat_map(tunnel_addresses).collect();
         self.set_territory(|territory| territory.tunnels.extend(tunnels));
         self.plaintext(Plaintext::Forbidden);

@@ -3,10 +3,11 @@
 //! ```text
 //! up ─▶ (crash of the lab, lost memory, foreign processes inside) ─▶ down ─▶ nothing
 //! ```
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{os::unix::process::CommandExt, path::Path, process::Stdio};
+use std::{collections::BTreeSet, os::unix::process::CommandExt, path::Path, process::Stdio};
 
-use lab::{Builtin, Document, Hands, Owner, Process, Program, Site, SiteError};
+use lab::{Builtin, Document, Hands, Owner, Process, Program, Site, SiteError, State};
 
 fn document(name: &str) -> Document {
     let mut document = Builtin::named("three-nodes").unwrap().document().unwrap();
@@ -136,6 +137,38 @@ fn each_host_has_folders_of_its_own() {
     }
     assert_eq!(run("n1", "ls /sys/class/net | grep -c eth"), "1");
     site.down().unwrap();
+}
+
+#[test]
+fn pods_that_are_added_at_the_same_time_are_all_remembered() {
+    let document = document("turns");
+    let name = document.metadata.name.to_string();
+    let site = up(&document, Owner::Process);
+    let before = site.state().pods.len();
+    let add = |number: u32| {
+        let mut site = Site::attach_alone(&name, Hands::Threads).unwrap();
+        let pod = lab::spec::Pod::bare(format!("many/p{number}").parse().unwrap());
+        site.add_pod("n1", pod).unwrap()
+    };
+    let addresses: BTreeSet<_> = std::thread::scope(|scope| {
+        let added: Vec<_> = (0..8)
+            .map(|number| {
+                scope.spawn({
+                    let add = &add;
+                    move || add(number)
+                })
+            })
+            .collect();
+        added.into_iter().map(|pod| pod.join().unwrap()).collect()
+    });
+    assert_eq!(
+        addresses.len(),
+        8,
+        "two pods have the same address: {addresses:?}"
+    );
+    assert_eq!(State::read(&name).unwrap().pods.len(), before + 8);
+    site.down().unwrap();
+    assert_eq!(traces(&name), Vec::<String>::new());
 }
 
 /// A lab's owner that dies: the next lab of anybody clears up after it. The owner is this test's own

@@ -7,6 +7,7 @@
 //! │ default/a     │      │ default/b     │      └───────────┘
 //! └───────────────┘      └───────────────┘
 //! ```
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use lab::{
     End, Family, Lab,

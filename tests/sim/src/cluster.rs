@@ -254,12 +254,11 @@ impl Cluster {
             self.deaf = Some((name, self.dice.roll(120)));
         }
         let mut steps = Vec::new();
-        for name in members.into_iter().filter(|name| !self.dead.contains(name)) {
-            steps.extend(
-                self.possible(&name)
-                    .into_iter()
-                    .map(|step| (name.clone(), step)),
-            );
+        for name in members {
+            if !self.dead.contains(&name) {
+                let possible = self.possible(&name);
+                steps.extend(possible.into_iter().map(|step| (name.clone(), step)));
+            }
         }
         if let Some((deaf, left)) = self.deaf.take() {
             let reaches =

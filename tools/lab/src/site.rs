@@ -35,7 +35,7 @@ use crate::{
     process::{Place, Process, Program},
     sniffer::Territory,
     spec::{Label, Listen, PodName},
-    state::{self, PodState, ProgramState, State, StateError},
+    state::{self, PodState, ProgramState, State, StateError, Turn},
 };
 
 pub use down::remove;
@@ -69,6 +69,8 @@ pub enum Owner {
 /// A lab that stands on this machine.
 #[derive(Debug)]
 pub struct Site {
+    /// Held where others may change the lab at the same time.
+    turn: Option<Turn>,
     state: State,
     spaces: BTreeMap<String, Arc<Netns>>,
     hands: Hands,
@@ -157,8 +159,20 @@ impl Site {
         Ok(Self::with(State::read(name)?, hands))
     }
 
+    /// Finds a lab that was left running, to change it: waits while somebody else does.
+    ///
+    /// # Errors
+    /// [`SiteError::State`] where none of that name runs.
+    pub fn attach_alone(name: &str, hands: Hands) -> Result<Self, SiteError> {
+        let turn = Turn::wait(name)?;
+        let mut site = Self::attach(name, hands)?;
+        site.turn = Some(turn);
+        Ok(site)
+    }
+
     fn with(state: State, hands: Hands) -> Self {
         Self {
+            turn: None,
             state,
             spaces: BTreeMap::new(),
             hands,

@@ -251,6 +251,35 @@ pub fn names() -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The right to change a lab, held until it is dropped: who has it reads the state that the one before
+/// wrote.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// The lock is the folder's, for as long as it is open.
+    _folder: File,
+}
+
+impl Turn {
+    /// Waits for the right to change a lab.
+    pub(crate) fn wait(lab: &str) -> Result<Self, StateError> {
+        let path = folder(lab);
+        let folder = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StateError::Absent(lab.to_owned()));
+            }
+            other => other.map_err(|source| StateError::File {
+                path: path.clone(),
+                source,
+            })?,
+        };
+        flock(&folder, FlockOperation::LockExclusive).map_err(|error| StateError::File {
+            path,
+            source: error.into(),
+        })?;
+        Ok(Self { _folder: folder })
+    }
+}
+
 /// The right to make or remove labs on this machine, held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registry {

@@ -90,6 +90,11 @@ fn attach(asked: Option<&str>) -> anyhow::Result<lab::Site> {
     Ok(lab::Site::attach(&name(asked)?, hands()?)?)
 }
 
+/// The lab that is meant, to change it: waits while another command does.
+fn attach_alone(asked: Option<&str>) -> anyhow::Result<lab::Site> {
+    Ok(lab::Site::attach_alone(&name(asked)?, hands()?)?)
+}
+
 /// Echo servers and links of a lab are processes of this program.
 fn hands() -> anyhow::Result<lab::Hands> {
     let own = std::env::current_exe().context("this program's own file is unknown")?;

@@ -343,8 +343,9 @@ impl Shared {
         thread::spawn(move || {
             drop(device);
             lock(&closing).remove(&name);
-            // Whoever asked may have stopped waiting.
-            drop(ended.send(()));
+            if ended.send(()).is_err() {
+                tracing::debug!(interface = name, "closed after its deletion was answered");
+            }
         });
         match end.recv_timeout(CLOSE) {
             Ok(()) | Err(mpsc::RecvTimeoutError::Timeout) => Ok(()),

@@ -81,14 +81,14 @@ fn add(args: AddArgs, asked: Option<&str>) -> anyhow::Result<ExitCode> {
     pod.listens = args.listens;
     pod.ports = args.ports;
     pod.service_account = args.service_account;
-    for address in super::attach(asked)?.add_pod(&args.node, pod)? {
+    for address in super::attach_alone(asked)?.add_pod(&args.node, pod)? {
         println!("{address}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn delete(args: &DeleteArgs, asked: Option<&str>) -> anyhow::Result<ExitCode> {
-    let mut site = super::attach(asked)?;
+    let mut site = super::attach_alone(asked)?;
     for name in &args.pods {
         let node = site.pod(name)?.node.clone();
         anyhow::ensure!(

@@ -1,0 +1,244 @@
+//! Members that come late, that cannot take part, that lag, and that lie.
+//!
+//! ```text
+//! ┌─ n1 ──────┐   ┌─ n2 ──────┐   ┌─ n3 ──────┐   ┌─ n4 ───────────────┐
+//! │ default/a │───│ default/b │───│ default/c │───│ stands aside until │     one LAN, both families
+//! └───────────┘   └───────────┘   └───────────┘   │ it is admitted     │
+//!                                                 └────────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use lab::{End, Family, Node, Plaintext, Service, Topology};
+use netns::{Encryption, Mesh, Traffic, await_fact, await_summary, peer};
+use serde_json::json;
+
+/// How long a mesh may take to notice something.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// For how long a member that does not move is waited for, and then some.
+const LAGGARD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Three members, and a fourth node that stands aside.
+fn three_and_one() -> Mesh {
+    let mut topology = Topology::new()
+        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
+        .server(&["lan"])
+        .pool("10.65.0.0/16")
+        .pool("fd00:65::/112");
+    for (node, pod) in [("n1", "default/a"), ("n2", "default/b"), ("n3", "default/c")] {
+        topology = topology.node(node, &["lan"]).pod(pod);
+    }
+    Mesh::of(topology.node("n4", &["lan"]).aside().document())
+}
+
+/// What a node says of a peer: its state, and why.
+fn standing(node: &Node, name: &str) -> (String, String) {
+    let peer = peer(node, name);
+    let text = |field: &str| peer[field].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("reason"))
+}
+
+/// Waits until a node says so of a peer; returns the reason that it gives.
+fn await_standing(node: &Node, name: &str, state: &str, patience: Duration) -> String {
+    let mut reason = String::new();
+    let what = format!("{name} is {state} to {}", node.name());
+    await_fact(&what, patience, || {
+        let said = standing(node, name);
+        reason.clone_from(&said.1);
+        if said.0 == state { Ok(()) } else { Err(format!("{said:?}")) }
+    });
+    reason
+}
+
+/// Runs a command on a node with the node's own credential; returns what it said, and whether it was
+/// done.
+fn as_node(node: &Node, command: &str, input: &str) -> (bool, String) {
+    let program = std::env::current_exe().unwrap_or_default();
+    let near = program.parent().and_then(|folder| folder.parent());
+    let folder = std::env::var("MESHD_BIN_DIR").map_or_else(
+        |_| near.map(|folder| folder.display().to_string()).unwrap_or_default(),
+        |folder| folder,
+    );
+    let script = format!(
+        "export MESHD_CONFIG=/var/lib/meshd/config.yaml PATH=\"$1:$PATH\"
+         if printf '%s' \"$0\" | {command} 2>&1; then echo DONE; else echo REFUSED; fi"
+    );
+    let said = node.run("sh", &["-c", &script, input, &folder]);
+    (said.trim_end().ends_with("DONE"), said)
+}
+
+#[test]
+fn a_node_that_joins_an_enforced_mesh_starts_closed() {
+    let mesh = three_and_one();
+    mesh.enable();
+    let (n1, n4) = (mesh.node("n1"), mesh.node("n4"));
+    let traffic = Traffic::between_two(&mesh);
+    mesh.admit(&n4);
+    n4.restart(Service::Agent);
+    // From its first packet on: the sniffers forbid plaintext since the mesh was enforced.
+    let pod = mesh.add_pod("n4", "default/d");
+    let mut late = Traffic::none(&mesh);
+    await_summary(&n4, "Enforced", PATIENCE);
+    late.add_pod_to_pod(&pod, &n1.pod());
+    late.add_pod_to_pod(&n1.pod(), &pod);
+    late.add_pod_and_node(&pod, &n1);
+    late.assert_unbroken();
+    traffic.assert_unbroken();
+    assert_eq!(standing(&n1, "n4").0, "Encrypted");
+}
+
+#[test]
+fn a_member_without_a_key_is_unreachable_and_named() {
+    let mesh = three_and_one();
+    let (n1, n4) = (mesh.node("n1"), mesh.node("n4"));
+    mesh.admit(&n4);
+    n4.restart(Service::Agent);
+    let pod = mesh.add_pod("n4", "default/d");
+    n1.pod().ping(&pod);
+    // It never comes to publish a key.
+    n4.kill(Service::Agent);
+    let traffic = Traffic::between_two(&mesh);
+    mesh.ask_for(Encryption::On);
+    for name in ["n1", "n2", "n3"] {
+        await_summary(&mesh.node(name), "Enforced", LAGGARD_PATIENCE);
+    }
+    mesh.forbid_plaintext_of(&["n1", "n2", "n3"]);
+    let reason = await_standing(&n1, "n4", "Unreachable", PATIENCE);
+    assert!(reason.contains("no key"), "{reason:?}");
+    for family in [Family::V4, Family::V6] {
+        assert!(n1.pod().try_ping(pod.address(family)).is_err());
+        assert!(n1.pod().try_ping(n4.address(family)).is_err());
+    }
+    n1.ping(&n4);
+    traffic.assert_unbroken();
+
+    n4.restart(Service::Agent);
+    mesh.await_summary("Enforced");
+    n1.pod().ping(&pod);
+    traffic.assert_unbroken();
+}
+
+#[test]
+fn under_permissive_a_member_without_a_key_stays_plain_and_is_named() {
+    let mesh = three_and_one();
+    let (n1, n4) = (mesh.node("n1"), mesh.node("n4"));
+    mesh.set_mode("Permissive");
+    mesh.admit(&n4);
+    n4.restart(Service::Agent);
+    let pod = mesh.add_pod("n4", "default/d");
+    n4.kill(Service::Agent);
+    mesh.ask_for(Encryption::On);
+    for name in ["n1", "n2", "n3"] {
+        await_summary(&mesh.node(name), "Enforced", LAGGARD_PATIENCE);
+    }
+    let reason = await_standing(&n1, "n4", "PlainPermitted", PATIENCE);
+    assert!(reason.contains("no key"), "{reason:?}");
+    let before = mesh.seen();
+    n1.pod().ping(&pod);
+    assert!(mesh.seen().since(&before).leaked() > 0, "nothing was plain");
+    let before = mesh.seen();
+    n1.pod().ping(&mesh.node("n2").pod());
+    assert_eq!(mesh.seen().since(&before).leaked(), 0, "n2 has a key");
+}
+
+#[test]
+fn a_key_and_an_address_that_another_node_holds_are_refused_and_its_holder_is_unharmed() {
+    let mesh = three_and_one();
+    mesh.enable();
+    let (n1, n2) = (mesh.node("n1"), mesh.node("n2"));
+    let traffic = Traffic::between_two(&mesh);
+    let claims = mesh.meshctl(&["get", "keyclaims", "-o", "json"]);
+    let claims: serde_json::Value = serde_json::from_str(&claims).unwrap();
+    let held = claims["items"].as_array().unwrap().iter();
+    let held = { held }.find(|claim| claim["spec"]["node"] == "n1").unwrap();
+    let stolen = json!({
+        "apiVersion": "meshd.dev/v1", "kind": "KeyClaim",
+        "metadata": { "name": held["metadata"]["name"] }, "spec": { "node": "n2" },
+    });
+    let address = json!({
+        "apiVersion": "meshd.dev/v1", "kind": "AddressClaim",
+        "metadata": { "name": n1.address(Family::V4).to_string() }, "spec": { "node": "n2" },
+    });
+    for claim in [stolen, address] {
+        let (done, said) = as_node(&n2, "meshctl apply -f -", &claim.to_string());
+        assert!(!done, "{said}");
+    }
+    for command in ["meshctl delete keyclaim", "meshctl delete addressclaim"] {
+        let name = if command.ends_with("keyclaim") {
+            held["metadata"]["name"].as_str().unwrap().to_owned()
+        } else {
+            n1.address(Family::V4).to_string()
+        };
+        let (done, said) = as_node(&n2, &format!("{command} {name}"), "");
+        assert!(!done, "{said}");
+    }
+    traffic.assert_unbroken();
+    for name in ["n1", "n2"] {
+        assert_eq!(standing(&mesh.node("n3"), name).0, "Encrypted");
+    }
+}
+
+#[test]
+fn a_node_cannot_write_another_s_record() {
+    let mesh = three_and_one();
+    mesh.enable();
+    let n2 = mesh.node("n2");
+    let before = mesh.meshctl(&["get", "node", "n1", "-o", "yaml"]);
+    let forged = before.replace("name: n1", "name: n1\n  labels: {forged: \"yes\"}");
+    let (done, said) = as_node(&n2, "meshctl apply -f -", &forged);
+    assert!(!done, "{said}");
+    assert_eq!(mesh.meshctl(&["get", "node", "n1", "-o", "yaml"]), before);
+}
+
+#[test]
+fn a_node_that_publishes_another_s_key_harms_only_itself() {
+    let mesh = three_and_one();
+    mesh.enable();
+    let (n1, n2, n3) = (mesh.node("n1"), mesh.node("n2"), mesh.node("n3"));
+    let mut traffic = Traffic::none(&mesh);
+    traffic.add_pod_to_pod(&n1.pod(), &n3.pod());
+    // n2's agent is gone; somebody with n2's credential publishes n1's key in n2's own record.
+    n2.kill(Service::Agent);
+    let key = |node: &Node| node.run("wg", &["show", "wireguard.cali", "public-key"]);
+    let (own, other) = (key(&n2), key(&n1));
+    let record = mesh.meshctl(&["get", "node", "n2", "-o", "yaml"]);
+    let forged = record.replace(own.trim(), other.trim());
+    assert_ne!(record, forged);
+    let (done, said) = as_node(&n2, "meshctl apply -f -", &forged);
+    if done {
+        let reason = await_standing(&n3, "n2", "Unreachable", PATIENCE);
+        assert!(reason.contains("granted to node n1"), "{reason:?}");
+    } else {
+        assert!(said.contains("n1") || said.contains("not granted"), "{said}");
+    }
+    traffic.assert_unbroken();
+    assert_eq!(standing(&n3, "n1").0, "Encrypted");
+}
+
+#[test]
+fn a_member_that_does_not_move_is_not_waited_for_but_named_and_closed() {
+    let mesh = three_and_one();
+    let (n1, n3) = (mesh.node("n1"), mesh.node("n3"));
+    let traffic = Traffic::between_two(&mesh);
+    n3.freeze(Service::Wire);
+    mesh.ask_for(Encryption::On);
+    let early = n1.ask("/v1/status")["encryption"]["summary"].clone();
+    assert_ne!(early, "Enforced");
+    for name in ["n1", "n2"] {
+        await_summary(&mesh.node(name), "Enforced", LAGGARD_PATIENCE);
+    }
+    mesh.forbid_plaintext_of(&["n1", "n2"]);
+    let (state, reason) = standing(&n1, "n3");
+    assert_eq!(state, "Unreachable", "{reason}");
+    assert!(reason.contains("30 s"), "{reason}");
+    assert!(n1.pod().try_ping(n3.pod().address(Family::V4)).is_err());
+    traffic.assert_unbroken();
+    mesh.assert_no_plaintext();
+    mesh.plaintext(Plaintext::Allowed);
+    n3.thaw(Service::Wire);
+    mesh.await_summary("Enforced");
+    mesh.forbid_plaintext();
+    n1.pod().ping(&n3.pod());
+    traffic.assert_unbroken();
+}
