@@ -1,6 +1,11 @@
 //! Routes against `ip route`.
 
-use std::{collections::BTreeMap, net::UdpSocket, time::Instant};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
+    net::UdpSocket,
+    time::Instant,
+};
 
 use dataplane::{RouteTarget, Target};
 use model::{
@@ -123,7 +128,7 @@ fn a_route_that_changes_its_kind_is_never_away() {
         for net in ["10.0.0.0/24", "fd00::/64"] {
             let key = key(1, net, 1024);
             set(&mut target, &[(key.clone(), route(RouteVia::Unreachable))]);
-            let mut monitor = Monitor::start();
+            let monitor = Monitor::start();
 
             for via in [
                 RouteVia::Device("eth0".parse().unwrap()),
@@ -133,7 +138,12 @@ fn a_route_that_changes_its_kind_is_never_away() {
                 set(&mut target, &[(key.clone(), route(via))]);
             }
 
-            assert!(!monitor.stop().contains("Deleted"));
+            let heard = monitor.stop();
+            let is_gone = |line: &str| line.starts_with("Deleted") && line.contains("table 1");
+            assert!(
+                heard.contains(net) && !heard.lines().any(is_gone),
+                "{heard}"
+            );
             assert_eq!(
                 target.observe().unwrap().get(&key),
                 Some(&route(RouteVia::Unreachable))
@@ -183,13 +193,16 @@ fn members_own_addresses_are_never_touched_in_the_main_table() {
     alone(|| {
         veth("eth0", "peer0");
         let mut target = RouteTarget::open().unwrap();
-        let mut monitor = Monitor::start();
+        let monitor = Monitor::start();
 
         let way = route(RouteVia::Device("eth0".parse().unwrap()));
         set(&mut target, &[(key(2, "2001:db8::7/128", 1024), way)]);
 
         let heard = monitor.stop();
-        assert!(!heard.contains("unreachable"), "{heard}");
+        assert!(
+            heard.contains("2001:db8::7") && !heard.contains("unreachable"),
+            "{heard}"
+        );
     });
 }
 
@@ -291,20 +304,20 @@ impl Monitor {
         });
     }
 
-    fn stop(&mut self) -> String {
-        use std::io::Read;
+    /// Ends it, and returns what it has said up to now: up to a route that is added for this.
+    fn stop(mut self) -> String {
+        const LAST: &str = "198.51.100.99";
 
+        ip(&format!("route add blackhole {LAST}"));
+        let lines = BufReader::new(self.0.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
+        let heard: Vec<_> = lines.take_while(|line| !line.contains(LAST)).collect();
+        ip(&format!("route del blackhole {LAST}"));
         self.0.kill().unwrap();
-        let mut text = String::new();
-        self.0
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
         self.0.wait().unwrap();
 
-        text
+        heard.join("\n")
     }
 }
 

@@ -28,6 +28,10 @@ pub(crate) struct Member {
     pub(crate) phase: Phase,
     /// How packets of a family travel to it.
     pub(crate) carriers: BTreeMap<Family, Carrier>,
+    /// It shows no tunnels any more.
+    pub(crate) is_withdrawn: bool,
+    /// How it came to us before it withdrew: taken for as long as our own devices are there.
+    pub(crate) retained: BTreeMap<Family, Carrier>,
     /// Its pods' networks.
     pub(crate) blocks: BTreeSet<IpNet>,
     /// Its own addresses.
@@ -92,12 +96,21 @@ impl Judge<'_> {
         Some(Member {
             is_stock: node.record.is_none(),
             phase: record.map_or(Phase::Off, |record| record.phase),
+            is_withdrawn: record.is_some_and(|record| record.tunnels.is_empty()),
+            retained: BTreeMap::new(),
             carriers: self.carriers(node, record, &tunnels, &mut reasons),
             blocks,
             hosts,
             reasons,
             key: crate::fact::published_keys(node).first().copied(),
         })
+    }
+
+    /// Returns whether the node may use this key.
+    pub(crate) fn may_use(&self, name: &NodeName, key: &PublicKey) -> bool {
+        let node = self.facts.nodes.get(name);
+
+        node.is_some_and(|node| self.check_key(node, key).is_ok())
     }
 
     fn blocks(&self, name: &NodeName, reasons: &mut BTreeSet<Reason>) -> BTreeSet<IpNet> {

@@ -36,6 +36,9 @@ pub(crate) struct Given<'a> {
     pub(crate) up: bool,
     /// For each member: is it switched, is its plaintext taken.
     pub(crate) passages: BTreeMap<NodeName, (bool, bool)>,
+    /// How members came that have withdrawn since.
+    pub(crate) retained:
+        BTreeMap<NodeName, BTreeMap<Family, (InterfaceName, PublicKey, SocketAddr)>>,
 }
 
 /// The tables that follow members, blocks and claims.
@@ -323,7 +326,11 @@ fn member(given: &Given, node: &Node, devices: &[Device], tables: &mut Tables) {
                 );
             }
         }
-        if let Some((device, key, endpoint)) = carrier {
+        let retained = given
+            .retained
+            .get(&node.name)
+            .and_then(|retained| retained.get(&family));
+        if let Some((device, key, endpoint)) = carrier.or(retained) {
             let nets = blocks.iter().copied();
             let nets = nets.chain(hosts.iter().filter(|_| !is_stock).map(|h| IpNet::from(*h)));
             let peer = tables

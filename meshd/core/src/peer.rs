@@ -27,11 +27,12 @@ impl World {
         let former = self.members.remove(name).map(|(member, _)| member);
         self.recount_mtus(former.as_ref(), judged.as_ref());
         self.forget_handshakes(former.as_ref(), judged.as_ref());
-        let Some(member) = judged else {
+        let Some(mut member) = judged else {
             self.phases.part(name);
             self.write(Owner::Node(name.clone()), Vec::new());
             return;
         };
+        member.retained = self.retained(name, former, &member);
         for carrier in member.carriers.values() {
             self.first_seen.entry(carrier.key).or_insert(self.now);
         }
@@ -40,6 +41,38 @@ impl World {
         let rows = self.rows_of(&member, passage);
         self.write(Owner::Node(name.clone()), rows);
         self.members.insert(name.clone(), (member, passage));
+    }
+
+    /// Returns the carriers of a member that withdrew its tunnels while ours are still there.
+    ///
+    /// Who has shown by a handshake that it has a peer must be able to count on that, for as long
+    /// as it is there: the member may be back before it hears that we took it out.
+    fn retained(
+        &self,
+        name: &NodeName,
+        former: Option<Member>,
+        member: &Member,
+    ) -> BTreeMap<Family, Carrier> {
+        let Some(former) = former.filter(|_| self.posture.up && member.is_withdrawn) else {
+            return BTreeMap::new();
+        };
+        let judge = Judge {
+            facts: &self.facts,
+            wish: &self.wish,
+            own: &self.own,
+        };
+        let mut carriers = if former.carriers.is_empty() {
+            former.retained
+        } else {
+            former.carriers
+        };
+        carriers.retain(|family, carrier| {
+            let device = self.own.device_for(*family);
+            device.is_some_and(|device| device.wish.name == carrier.device)
+                && judge.may_use(name, &carrier.key)
+        });
+
+        carriers
     }
 
     pub(crate) fn standing(&self, member: &Member) -> Standing {
@@ -129,7 +162,12 @@ impl World {
     /// Returns the WireGuard peers that a member is: one for each of its keys.
     fn peers_of(&self, member: &Member) -> Vec<Row> {
         let mut peers: BTreeMap<(InterfaceName, PublicKey), Peer> = BTreeMap::new();
-        for (family, carrier) in &member.carriers {
+        let is_there = !member.carriers.is_empty();
+        for (family, carrier) in if is_there {
+            &member.carriers
+        } else {
+            &member.retained
+        } {
             let of_family = |net: &IpNet| Family::of_net(net) == *family;
             let blocks = member.blocks.iter().copied().filter(of_family);
             let hosts = member.hosts.iter().filter(|_| !member.is_stock);

@@ -15,7 +15,8 @@
 //!   `Accepting`.
 //! - We **send encrypted** to B once B has shown by a handshake that it has us as a peer, while our
 //!   `Accepting` is confirmed and B is at least `Leaving`; and B takes its device down only when its
-//!   own `Off` is confirmed and nobody is beyond `Leaving`.
+//!   own `Off` is confirmed and nobody is beyond `Leaving`. Until then its record shows its tunnels,
+//!   so that nobody takes it out and has to prove itself again.
 //!
 //! **Invariant:** what was closed is opened only by a wish to disable.
 
@@ -24,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Moment, NodeName, Phase, constant::LAGGARD_SECONDS};
+use model::{Moment, NodeName, Phase, Record, constant::LAGGARD_SECONDS};
 
 /// How packets pass between us and one member, whatever the family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,9 +111,15 @@ struct Census {
 
 impl Phases {
     /// Takes over where the record of this node, as the store has it, stands.
-    pub(crate) fn resume(&mut self, record: Option<Phase>, now: Moment) {
-        self.confirmed = record.unwrap_or_default();
+    pub(crate) fn resume(&mut self, record: Option<&Record>, now: Moment) {
+        self.confirmed = record.map(|record| record.phase).unwrap_or_default();
+        self.lingers = record.is_some_and(|record| !record.tunnels.is_empty());
         self.since = now;
+    }
+
+    /// Returns whether peers must be able to find our tunnels: as long as the devices are there.
+    pub(crate) fn shows_tunnels(&self, phase: Phase) -> bool {
+        phase >= Phase::Leaving || self.lingers
     }
 
     /// Takes in what the configuration asks for, and whether the store has a record of ours at all.

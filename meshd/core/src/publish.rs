@@ -31,6 +31,7 @@ impl World {
     pub(crate) fn step(&mut self) {
         let stated = self.stated;
         self.choose_phase();
+        self.watch_teardown();
         let has_news = std::mem::take(&mut self.has_news);
         if !has_news && self.stated == stated {
             return;
@@ -50,6 +51,19 @@ impl World {
         });
         for (key, kind) in wanted {
             self.tasks.ensure(key, kind, self.now);
+        }
+    }
+
+    /// The record shows the tunnels until the kernel has them no more.
+    fn watch_teardown(&mut self) {
+        match self.torn_down {
+            None => {}
+            Some(None) => self.torn_down = Some(Some(self.plan.generation)),
+            Some(Some(generation)) if self.has_applied(generation) => {
+                self.torn_down = None;
+                self.has_news = true;
+            }
+            Some(Some(_)) => {}
         }
     }
 
@@ -76,6 +90,10 @@ impl World {
         self.applied
             .as_ref()
             .is_some_and(|(applied, failures)| *applied >= generation && failures.is_empty())
+    }
+
+    fn shows_tunnels(&self, phase: Phase) -> bool {
+        self.phases.shows_tunnels(phase) || self.torn_down.is_some()
     }
 
     fn is_prepared(&self, goal: Phase) -> bool {
@@ -125,7 +143,13 @@ impl World {
         let Some(phase) = self.stated else {
             return;
         };
-        let mut wanted = publication(&self.facts, &self.wish, &self.own, phase);
+        let mut wanted = publication(
+            &self.facts,
+            &self.wish,
+            &self.own,
+            self.shows_tunnels(phase),
+            phase,
+        );
         let node = self.facts.nodes.get(&self.facts.own);
         let is_settled = self.phases.epoch_under_way().is_none();
         if is_settled && is_published(node.map(|node| &**node), &wanted) {
@@ -254,7 +278,17 @@ fn tunnel_address(facts: &Facts, own: &Own, family: Family) -> Option<AddressReq
 }
 
 /// Returns what this node says about itself in a phase; the epoch is still to be set.
-pub(crate) fn publication(facts: &Facts, wish: &Wish, own: &Own, phase: Phase) -> NodePublication {
+///
+/// The record shows the tunnels for as long as the devices are there; Calico's fields only while
+/// a stock node may send to them.
+pub(crate) fn publication(
+    facts: &Facts,
+    wish: &Wish,
+    own: &Own,
+    shows_tunnels: bool,
+    phase: Phase,
+) -> NodePublication {
+    let shown = own.devices.iter().filter(|_| shows_tunnels);
     let speaks = phase >= Phase::Leaving;
     let devices = own.devices.iter().filter(|_| speaks);
     let seen = facts.nodes.get(&facts.own).and_then(|node| record_of(node));
@@ -271,8 +305,7 @@ pub(crate) fn publication(facts: &Facts, wish: &Wish, own: &Own, phase: Phase) -
         version: RECORD_VERSION,
         node: facts.own.clone(),
         epoch: 0,
-        tunnels: devices
-            .clone()
+        tunnels: shown
             .map(|device| TunnelClaim {
                 key: device.key,
                 port: device.wish.port,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use model::{
-    Family, InterfaceName, Phase,
+    Family, InterfaceName,
     resource::mesh_configuration::{Backend, EncryptionMode},
     settings::Settings,
 };
@@ -164,9 +164,6 @@ fn recorded(facts: &Facts) -> Vec<Carried> {
     let Some(Some(Ok(record))) = facts.nodes.get(&facts.own).map(|node| &node.record) else {
         return Vec::new();
     };
-    if record.phase == Phase::Off {
-        return Vec::new();
-    }
 
     record
         .tunnels

@@ -77,6 +77,8 @@ pub struct World {
     dirty: Touched,
     pub(crate) now: Moment,
     pub(crate) effort: u64,
+    /// The devices are to go: the generation of the plan without them, until it is applied.
+    pub(crate) torn_down: Option<Option<u64>>,
     /// Something changed that decides what this node says or asks for.
     pub(crate) has_news: bool,
 }
@@ -110,6 +112,7 @@ impl World {
             dirty: Touched::nothing(),
             now: Moment::START,
             effort: 0,
+            torn_down: None,
             has_news: true,
         }
     }
@@ -256,7 +259,7 @@ impl World {
             .get(&self.facts.own)
             .and_then(|node| publish::record_of(node));
         self.stated = record.map(|record| record.phase);
-        self.phases.resume(self.stated, self.now);
+        self.phases.resume(record, self.now);
         for name in self
             .facts
             .nodes
@@ -281,6 +284,8 @@ impl World {
         self.phases.wish(self.wish.wanted, has_record, self.now);
         if self.phases.ends() {
             self.facts.handshakes.clear();
+            self.torn_down = Some(None);
+            self.has_news = true;
             touched.all = true;
         }
         for late in self.phases.check_laggards(self.now) {

@@ -4,7 +4,7 @@ use lab::{End, Node};
 
 /// Prints all of it: rules, routes, tables without counters and owner, the tunnel device, its peers,
 /// settings.
-const SCRIPT: &str = r"
+const SCRIPT: &str = r#"
 exec 2>&1
 echo == rules; ip rule; ip -6 rule
 echo == routes; ip route show table all proto 80; ip -6 route show table all proto 80
@@ -16,7 +16,7 @@ echo == peers; wg show wireguard.cali allowed-ips | sort
 wg show wireguard.cali fwmark; wg show wireguard.cali listen-port
 echo == settings; cat /proc/sys/net/ipv4/conf/wireguard.cali/rp_filter
 cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding
-";
+"#;
 
 /// All that meshd wrote into a node's kernel, without what changes with every packet.
 #[derive(Clone, PartialEq, Eq)]

@@ -398,8 +398,7 @@ impl Cluster {
                         now,
                     );
                 }
-                let peers = &host.machine.rows.peers;
-                host.shaken.retain(|key| peers.contains_key(key));
+                self.end_sessions();
             }
             Step::Shake(device, peer) => {
                 host.shaken.insert((device.clone(), peer));
@@ -441,34 +440,38 @@ impl Cluster {
     /// Returns the handshakes that this node would complete now and was not told of.
     fn handshakes(&self, name: &NodeName) -> Vec<(InterfaceName, PublicKey)> {
         let host = &self.hosts[name];
-        let peers = host
-            .machine
-            .rows
-            .peers
-            .keys()
-            .filter(|key| !host.shaken.contains(key));
+        let peers = host.machine.rows.peers.keys();
+        let news = peers.filter(|key| !host.shaken.contains(key) && self.is_mutual(name, key));
 
-        peers
-            .filter(|(device, key)| {
-                let Some(own) = host
-                    .machine
-                    .rows
-                    .tunnels
-                    .get(device)
-                    .map(|tunnel| tunnel.key)
-                else {
-                    return false;
-                };
-                self.holder(key).is_some_and(|(holder, device)| {
-                    self.hosts[holder]
-                        .machine
-                        .rows
-                        .peers
-                        .contains_key(&(device.clone(), own))
-                })
+        news.cloned().collect()
+    }
+
+    /// A session ends when either end has lost the other.
+    fn end_sessions(&mut self) {
+        let mut ended = Vec::new();
+        for (name, host) in &self.hosts {
+            let lost = host.shaken.iter().filter(|key| !self.is_mutual(name, key));
+            ended.extend(lost.map(|key| (name.clone(), key.clone())));
+        }
+        for (name, key) in ended {
+            if let Some(host) = self.hosts.get_mut(&name) {
+                host.shaken.remove(&key);
+            }
+        }
+    }
+
+    /// Returns whether a node and the holder of a key have each other as peers.
+    fn is_mutual(&self, name: &NodeName, peer: &(InterfaceName, PublicKey)) -> bool {
+        let rows = &self.hosts[name].machine.rows;
+        let Some(own) = rows.tunnels.get(&peer.0).map(|tunnel| tunnel.key) else {
+            return false;
+        };
+
+        rows.peers.contains_key(peer)
+            && self.holder(&peer.1).is_some_and(|(holder, device)| {
+                let key = (device.clone(), own);
+                self.hosts[holder].machine.rows.peers.contains_key(&key)
             })
-            .cloned()
-            .collect()
     }
 
     /// Returns whose device has this key.

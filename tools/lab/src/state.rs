@@ -233,7 +233,7 @@ fn file(lab: &str) -> PathBuf {
 /// Names of all labs, running or left behind.
 ///
 /// # Errors
-/// Where [`ROOT`] cannot be listed.
+/// Where the labs' folder cannot be listed.
 pub fn names() -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(ROOT) {
         Ok(entries) => entries,

@@ -205,6 +205,14 @@ impl History {
         let passages = members
             .map(|(name, (_, passage))| (name.clone(), (passage.switched, passage.takes_plain)))
             .collect();
+        let retained = self.world.members.iter().map(|(name, (member, _))| {
+            let carriers = member.retained.iter();
+            let carriers = carriers
+                .map(|(f, c)| (*f, (c.device.clone(), c.key, c.endpoint)))
+                .collect();
+            (name.clone(), carriers)
+        });
+        let retained = retained.collect();
         let given = Given {
             own: &"own".parse().unwrap(),
             objects: self.objects.values().collect(),
@@ -212,6 +220,7 @@ impl History {
             keys: &self.keys,
             up: self.world.posture.up,
             passages,
+            retained,
         };
         let wanted = recompute(&given);
         let planned = Tables::of(self.world.plan());

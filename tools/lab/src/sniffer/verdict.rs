@@ -225,7 +225,13 @@ mod tests {
         for (kind, packet) in forbidden() {
             let tagged = vlan(&frame(&packet), 7);
             assert_leak(&tagged, kind, &[Layer::Vlan]);
-            assert_leak(&vlan(&tagged, 9), kind, &[Layer::Vlan, Layer::Vlan]);
+            let mut twice = vlan(&tagged, 9);
+            assert_leak(&twice, kind, &[Layer::Vlan, Layer::Vlan]);
+            // The tags that providers use, of IEEE 802.1ad and from before it.
+            for tag in [[0x88, 0xa8], [0x91, 0x00]] {
+                twice[12..14].copy_from_slice(&tag);
+                assert_leak(&twice, kind, &[Layer::Vlan, Layer::Vlan]);
+            }
         }
     }
 
@@ -352,7 +358,7 @@ mod tests {
             "192.0.2.1",
             "192.0.2.2",
             17,
-            &udp(51820, 51820, &[4, 0, 0, 0, 9]),
+            &udp(51820, 51820, &[&[4, 0, 0, 0][..], &[9; 60]].concat()),
         );
         let outer = ip("192.0.2.1", "192.0.2.2", 17, &vxlan(&frame(&inner)));
         assert_eq!(judge(&frame(&outer)), Verdict::Other);

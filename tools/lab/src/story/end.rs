@@ -18,8 +18,11 @@ use crate::{
     site::Cable,
     spec::{PodName, Protocol},
     state,
-    stream::{Ends, Stream, StreamError},
+    stream::{Canary, Ends, Stream, StreamError},
 };
+
+/// What streams carry that the sniffers do not look for.
+const UNMARKED: Canary = [0x5a; 16];
 
 /// A family of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,7 +117,7 @@ fn stream(
     let canary = if marked {
         inner.next_canary()
     } else {
-        [0x5a; 16]
+        UNMARKED
     };
     let address = far.address(family);
     Stream::between(
@@ -133,11 +136,12 @@ fn stream_to(
     near: &dyn End,
     protocol: Protocol,
     to: SocketAddr,
+    canary: Canary,
 ) -> Result<Stream, StreamError> {
     let ends = Ends {
         from: None,
         to,
-        canary: inner.next_canary(),
+        canary,
         tick: inner.tick(),
     };
     Stream::to(&near.netns(), protocol, ends)
@@ -206,7 +210,7 @@ impl Pod {
     /// # Errors
     /// [`StreamError`] where the first record does not come back.
     pub fn stream_to(&self, protocol: Protocol, to: SocketAddr) -> Result<Stream, StreamError> {
-        stream_to(&self.inner, self, protocol, to)
+        stream_to(&self.inner, self, protocol, to, self.inner.next_canary())
     }
 
     /// A stream to a host that is no member: nobody's business, so without canary.
@@ -309,7 +313,19 @@ impl Node {
     /// # Errors
     /// [`StreamError`] where the first record does not come back.
     pub fn stream_to(&self, protocol: Protocol, to: SocketAddr) -> Result<Stream, StreamError> {
-        stream_to(&self.inner, self, protocol, to)
+        stream_to(&self.inner, self, protocol, to, self.inner.next_canary())
+    }
+
+    /// As [`Node::stream_to`], without canary: for what a host tells another host.
+    ///
+    /// # Errors
+    /// [`StreamError`] where the first record does not come back.
+    pub fn stream_plain_to(
+        &self,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Result<Stream, StreamError> {
+        stream_to(&self.inner, self, protocol, to, UNMARKED)
     }
 
     /// Gives the first device another address; everybody's routes follow.
@@ -440,13 +456,17 @@ impl Outside {
         }
     }
 
-    /// A stream to a socket where an echo server answers already, be it through a translation. It carries
-    /// the lab's canary: for what a member forwards to another.
+    /// A stream to a socket where an echo server answers already, be it through a translation; without
+    /// canary.
     ///
     /// # Errors
     /// [`StreamError`] where the first record does not come back.
-    pub fn stream_to(&self, protocol: Protocol, to: SocketAddr) -> Result<Stream, StreamError> {
-        stream_to(&self.inner, self, protocol, to)
+    pub fn stream_plain_to(
+        &self,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Result<Stream, StreamError> {
+        stream_to(&self.inner, self, protocol, to, UNMARKED)
     }
 
     /// A stream to anybody, without canary.
