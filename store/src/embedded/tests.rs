@@ -187,3 +187,37 @@ async fn a_refused_write_leaves_the_others_of_its_transaction_alone() {
         "no revision was given to a refused write"
     );
 }
+
+#[tokio::test]
+async fn an_admission_that_fails_at_its_last_step_leaves_no_trace() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&directory.path().join("store.db"), Options::default()).unwrap();
+    let session = store.session(Caller::local_admin());
+    let text = crate::Token::generate([7; 32]).unwrap().reveal();
+    let request = crate::TokenRequest {
+        node: Some("n1".parse().unwrap()),
+        ttl: std::time::Duration::from_secs(60),
+        replace: false,
+    };
+    store
+        .add_token(&text.parse().unwrap(), &request)
+        .await
+        .unwrap();
+    let before = session.list(Kind::Node).await.unwrap();
+    let tokens = store.tokens().await.unwrap();
+
+    let admission = Admission {
+        token: text.parse().unwrap(),
+        name: None,
+        key_hash: "00".to_owned(),
+    };
+    let unsigned = store
+        .admit(admission, |_| {
+            Err(StoreError::Internal("no signature".to_owned()))
+        })
+        .await;
+
+    assert!(matches!(unsigned, Err(StoreError::Internal(_))));
+    assert_eq!(session.list(Kind::Node).await.unwrap(), before);
+    assert_eq!(store.tokens().await.unwrap(), tokens);
+}

@@ -13,11 +13,12 @@ pub const MOST_GAP: Duration = Duration::from_millis(200);
 /// Time between two records of a stream where there are many of them.
 const PACE: Duration = Duration::from_millis(60);
 
-/// Many streams, and one that never leaves its pod: what that one misses, the machine withheld.
+/// Many streams, and two that the mesh has nothing to do with, one inside a pod and one from a host to the
+/// server: what those miss, the machine withheld.
 #[derive(Debug)]
 pub struct Traffic {
     streams: Vec<(String, Stream)>,
-    control: Stream,
+    controls: [Stream; 2],
 }
 
 impl Traffic {
@@ -26,25 +27,33 @@ impl Traffic {
         lab.pace(PACE);
         let pods = lab.pods();
         let pod = pods.first().expect("a lab of stories has pods");
-        let control = pod.stream_at(pod, Protocol::Tcp, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let inside = pod.stream_at(pod, Protocol::Tcp, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let [host, server] = [pod.node().name(), "server"].map(|name| lab.outside(name));
+        let address = common(&host, &server).first().map(Family::of);
+        let family = address.expect("a node reaches its server");
+        let beside = host.stream(&server, Protocol::Tcp, family);
         Self {
             streams: Vec::new(),
-            control,
+            controls: [inside, beside],
         }
     }
 
-    /// Both protocols and every address: each pod to each other one and to each remote node, each node
-    /// to each remote pod.
+    /// Every address: each pair of pods, TCP the one way and UDP the other; each pod to each remote node
+    /// and each node to each remote pod, the protocols changing from pod to pod.
     pub fn everywhere(lab: &Lab) -> Self {
         let mut traffic = Self::none(lab);
         let pods = lab.pods();
-        for from in &pods {
-            for to in pods.iter().filter(|to| to.name() != from.name()) {
-                traffic.add_pod_to_pod(from, to);
+        let [tcp, udp] = [Protocol::Tcp, Protocol::Udp];
+        for (number, pod) in pods.iter().enumerate() {
+            for other in &pods[..number] {
+                traffic.add_one_way(pod, other, tcp);
+                traffic.add_one_way(other, pod, udp);
             }
+            let [out, back] = if number % 2 == 0 { [tcp, udp] } else { [udp, tcp] };
             for node in lab.nodes() {
-                if node.name() != from.node().name() {
-                    traffic.add_pod_and_node(from, &node);
+                if node.name() != pod.node().name() {
+                    traffic.add_to_node(pod, &node, out);
+                    traffic.add_from_node(&node, pod, back);
                 }
             }
         }
@@ -67,27 +76,37 @@ impl Traffic {
 
     /// Streams of both protocols from a pod to each address of another whose family it has.
     pub fn add_pod_to_pod(&mut self, from: &Pod, to: &Pod) {
-        for address in common(from, to) {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let stream = from.stream_at(to, protocol, address);
-                self.add(&from.label(), &to.label(), protocol, stream);
-            }
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            self.add_one_way(from, to, protocol);
         }
     }
 
     /// Streams of both protocols from a pod to each address of a node, and from the node to the pod.
     pub fn add_pod_and_node(&mut self, pod: &Pod, node: &Node) {
-        for address in common(pod, node) {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let stream = pod.stream_at(node, protocol, address);
-                self.add(&pod.label(), &node.label(), protocol, stream);
-            }
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            self.add_to_node(pod, node, protocol);
+            self.add_from_node(node, pod, protocol);
         }
+    }
+
+    fn add_one_way(&mut self, from: &Pod, to: &Pod, protocol: Protocol) {
+        for address in common(from, to) {
+            let stream = from.stream_at(to, protocol, address);
+            self.add(&from.label(), &to.label(), protocol, stream);
+        }
+    }
+
+    fn add_to_node(&mut self, pod: &Pod, node: &Node, protocol: Protocol) {
+        for address in common(pod, node) {
+            let stream = pod.stream_at(node, protocol, address);
+            self.add(&pod.label(), &node.label(), protocol, stream);
+        }
+    }
+
+    fn add_from_node(&mut self, node: &Node, pod: &Pod, protocol: Protocol) {
         for address in common(node, pod) {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let stream = node.stream(pod, protocol, Family::of(&address));
-                self.add(&node.label(), &pod.label(), protocol, stream);
-            }
+            let stream = node.stream(pod, protocol, Family::of(&address));
+            self.add(&node.label(), &pod.label(), protocol, stream);
         }
     }
 
@@ -109,7 +128,9 @@ impl Traffic {
 
     /// Forgets what became of them so far.
     pub fn forget(&self) {
-        self.control.forget();
+        for control in &self.controls {
+            control.forget();
+        }
         for (_, stream) in &self.streams {
             stream.forget();
         }
@@ -119,7 +140,8 @@ impl Traffic {
     /// [`MOST_GAP`] without a byte, beyond what the machine itself withheld.
     pub fn assert_unbroken(&self) {
         self.assert_alive();
-        let withheld = self.control.report().longest_gap.saturating_sub(PACE);
+        let gaps = self.controls.each_ref().map(|c| c.report().longest_gap);
+        let withheld = gaps.into_iter().max().unwrap_or_default().saturating_sub(PACE);
         self.assert_each(|report| {
             (report.longest_gap > MOST_GAP + withheld)
                 .then(|| format!("a gap (the machine withheld {withheld:?})"))

@@ -38,7 +38,10 @@ use crate::{
 pub use end::{End, Family, Node, Outside, Pod};
 pub use topology::Topology;
 
+use failure::{chain, or_fail, or_fail_boxed, or_fail_text};
+
 mod end;
+mod failure;
 mod topology;
 
 /// How long a mesh may take to settle.
@@ -557,37 +560,6 @@ fn address(text: &str) -> IpAddr {
         Ok(address) => address,
         Err(error) => panic!("{text}: {error}"),
     }
-}
-
-/// The value, or a panic that says what should have happened and the whole chain of why it did not.
-fn or_fail<T>(what: &str, result: Result<T, impl Error + 'static>) -> T {
-    or_fail_boxed(what, result.map_err(Box::from))
-}
-
-fn or_fail_boxed<T>(what: &str, result: Result<T, Box<dyn Error>>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(error) => panic!("{what}: {}", chain(&*error)),
-    }
-}
-
-fn or_fail_text<T>(what: &str, result: Result<T, String>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(error) => panic!("{what}: {error}"),
-    }
-}
-
-/// An error and its causes, on one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let added = write!(text, ": {error}");
-        added.expect("writing to a string does not fail");
-        cause = error.source();
-    }
-    text
 }
 
 /// How long a stream may take to show that it is alive.
