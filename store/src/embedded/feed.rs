@@ -20,7 +20,10 @@ use crate::{StoreError, backend::WatchEvent};
 const RING: usize = 256;
 
 /// Most changes in one batch.
-const BATCH: u32 = 128;
+const BATCH_CHANGES: usize = 128;
+
+/// Size of a batch in bytes of JSON; one change more may follow, so that any object fits a message.
+const BATCH_BYTES: usize = 512 * 1024;
 
 /// A change that is on disk.
 #[derive(Debug)]
@@ -91,8 +94,8 @@ impl Follow {
     pub(crate) async fn next(&mut self) -> Result<Vec<Arc<Committed>>, StoreError> {
         loop {
             if self.behind {
-                let batch = self.readers.replay(self.kind, self.last, BATCH).await?;
-                self.behind = batch.len() == BATCH as usize;
+                let batch = self.readers.replay(self.kind, self.last).await?;
+                self.behind = !batch.is_empty();
                 if let Some(newest) = batch.last() {
                     self.last = newest.revision;
                     return Ok(batch.into_iter().map(Arc::new).collect());

@@ -15,7 +15,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use super::{feed::Committed, schema};
+use super::{
+    feed::{Batch, Committed},
+    schema,
+};
 use crate::StoreError;
 
 /// How many reads run at once.
@@ -86,12 +89,11 @@ impl Readers {
         .await
     }
 
-    /// Returns up to `limit` changes of a kind after a revision, from the log.
+    /// Returns a batch of a kind's changes after a revision, from the log; an empty one when there are none.
     pub(super) async fn replay(
         &self,
         kind: Kind,
         after: i64,
-        limit: u32,
     ) -> Result<Vec<Committed>, StoreError> {
         self.read(move |connection| {
             let transaction = connection.transaction()?;
@@ -100,15 +102,17 @@ impl Readers {
             }
             let mut statement = transaction.prepare_cached(
                 "SELECT revision, namespace, name, json FROM log
-                 WHERE kind = ? AND revision > ? ORDER BY revision LIMIT ?",
+                 WHERE kind = ? AND revision > ? ORDER BY revision",
             )?;
-            let changes = statement
-                .query_map(params![kind.as_str(), after, limit], |row| {
-                    change(row, kind)
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let mut rows = statement.query(params![kind.as_str(), after])?;
+            let mut batch = Batch::default();
+            while batch.has_room()
+                && let Some(row) = rows.next()?
+            {
+                batch.push(change(row, kind)?);
+            }
 
-            Ok(Ok(changes))
+            Ok(Ok(batch.changes))
         })
         .await?
     }

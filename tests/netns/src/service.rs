@@ -71,11 +71,14 @@ fn rules(family: Family, node: IpAddr, services: &[&Service]) -> String {
             };
             let (to, pod) = (service.endpoint, service.endpoint.ip());
             chains += &format!(
-                "chain {external} {{ {mark}\n goto {name}\n }}
-                 chain {name} {{ goto endpoint-{name} }}
-                 chain endpoint-{name} {{
+                "chain endpoint-{name} {{
                    {ip} saddr {pod} jump mark-for-masquerade
                    meta l4proto {protocol} dnat to {to}
+                 }}
+                 chain {name} {{ goto endpoint-{name}; }}
+                 chain {external} {{
+                   {mark}
+                   goto {name}
                  }}\n"
             );
         }
@@ -85,7 +88,7 @@ fn rules(family: Family, node: IpAddr, services: &[&Service]) -> String {
          delete table {table} kube-proxy
          table {table} kube-proxy {{
            set nodeport-ips {{ type {address}; elements = {{ {node} }} }}
-           chain mark-for-masquerade {{ meta mark set meta mark or 0x4000 }}
+           chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}
            {chains}
            map service-ips {{
              type {address} . inet_proto . inet_service : verdict
@@ -105,13 +108,13 @@ fn rules(family: Family, node: IpAddr, services: &[&Service]) -> String {
              masquerade fully-random
            }}
            chain nat-prerouting {{
-             type nat hook prerouting priority dstnat; jump services
+             type nat hook prerouting priority dstnat; jump services;
            }}
            chain nat-output {{
-             type nat hook output priority -100; jump services
+             type nat hook output priority -100; jump services;
            }}
            chain nat-postrouting {{
-             type nat hook postrouting priority srcnat; jump masquerading
+             type nat hook postrouting priority srcnat; jump masquerading;
            }}
          }}\n",
         elements.0.join(", "),

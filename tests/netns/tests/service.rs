@@ -168,8 +168,12 @@ fn resets_when_the_way_changes(rule: &str) -> u32 {
     far.run("ip", &["address", "add", "203.0.113.5/32", "dev", "lo"]);
     route_to_far(&lab, "192.0.2.2", "eth0");
     let nat = format!(
-        "table ip test {{ chain post {{ type nat hook postrouting priority 100;
-           ip saddr {} ip daddr 203.0.113.5 {rule} }} }}",
+        "table ip test {{
+           chain post {{
+             type nat hook postrouting priority 100
+             ip saddr {} ip daddr 203.0.113.5 {rule}
+           }}
+         }}",
         n1.pod().address(Family::V4)
     );
     n1.run("nft", &[&nat]);
