@@ -61,6 +61,7 @@ macro_rules! contract_tests {
             a_watch_tells_what_happened_after_its_list_in_order
             a_watch_hears_nothing_of_other_kinds
             a_watch_from_the_past_replays_it_without_a_gap
+            a_watch_carries_large_objects
             a_past_that_is_forgotten_says_list_again
             concurrent_updates_lose_nothing
             a_list_is_one_moment
@@ -333,6 +334,29 @@ pub async fn a_watch_from_the_past_replays_it_without_a_gap(factory: &dyn Factor
     }
 }
 
+/// From the past and live, however many are waiting.
+pub async fn a_watch_carries_large_objects(factory: &dyn Factory) {
+    let subject = factory.subject(Log::Long).await;
+    let store = &subject.store;
+    let start = store.list(Kind::Service).await.unwrap().revision;
+    let mut live = store.watch(Kind::Service, start.clone()).await.unwrap();
+    let mut expected = Vec::new();
+    for number in 0..30 {
+        let mut object = service(&format!("s{number}"), number);
+        object
+            .body
+            .insert("status".into(), json!("x".repeat(200 * 1024)));
+        expected.push(store.create(object).await.unwrap());
+    }
+    let mut past = store.watch(Kind::Service, start).await.unwrap();
+
+    for object in expected {
+        let event = WatchEvent::Applied(object);
+        assert!(next(&mut live).await.unwrap() == event, "live");
+        assert!(next(&mut past).await.unwrap() == event, "from the past");
+    }
+}
+
 /// A gap is never hidden.
 pub async fn a_past_that_is_forgotten_says_list_again(factory: &dyn Factory) {
     let subject = factory.subject(Log::Short).await;
@@ -481,7 +505,8 @@ pub async fn a_follower_that_missed_the_log_hears_of_deletions(factory: &dyn Fac
     let gate = blocked.gate();
     let mut follower = watch_all(Arc::new(blocked), &[Kind::Service]);
     let mut seen = BTreeMap::new();
-    follow_until(&mut follower, &mut seen, |seen| seen.len() == 20).await;
+    follow_until_in_sync(&mut follower, &mut seen).await;
+    assert_eq!(seen.len(), 20);
 
     // The watch is held back while more happens than the log keeps.
     gate.close();
@@ -495,23 +520,28 @@ pub async fn a_follower_that_missed_the_log_hears_of_deletions(factory: &dyn Fac
     }
     gate.open();
 
-    follow_until(&mut follower, &mut seen, |seen| {
-        seen.len() == 20 && seen.keys().all(|key| key.name.starts_with('t'))
-    })
-    .await;
+    let event = tokio::time::timeout(DEADLINE, follower.next()).await;
+    assert_eq!(
+        event.expect("in time"),
+        Some(StoreEvent::OutOfSync(Kind::Service))
+    );
+    follow_until_in_sync(&mut follower, &mut seen).await;
+    let stored = store.list(Kind::Service).await.unwrap().objects;
+    assert_eq!(seen.into_values().collect::<Vec<_>>(), stored);
 }
 
-async fn follow_until(
+async fn follow_until_in_sync(
     follower: &mut (impl futures::Stream<Item = StoreEvent> + Unpin),
     seen: &mut BTreeMap<ObjectKey, Object>,
-    done: impl Fn(&BTreeMap<ObjectKey, Object>) -> bool,
 ) {
-    while !done(seen) {
+    loop {
         let event = tokio::time::timeout(DEADLINE, follower.next()).await;
         match event.expect("in time").expect("never ends") {
             StoreEvent::Applied(object) => drop(seen.insert(object.key(), object)),
             StoreEvent::Deleted(key) => drop(seen.remove(&key).expect("was told before")),
-            StoreEvent::InSync(_) | StoreEvent::OutOfSync(_) | StoreEvent::Connected(_) => {}
+            StoreEvent::InSync(_) => return,
+            StoreEvent::Connected(connected) => assert!(connected),
+            StoreEvent::OutOfSync(kind) => panic!("{kind} was out of sync without a gap"),
         }
     }
 }

@@ -65,7 +65,7 @@ pub enum EnrolError {
     #[error("the clocks of this host and of the server differ too much: {0}")]
     ClockSkew(String),
     /// The server refused: the token is expired, used or unknown, or the name is taken.
-    #[error("{0}")]
+    #[error("the server refused: {0}")]
     Refused(StoreError),
     /// The server's answer cannot be used.
     #[error("the server's answer cannot be used")]

@@ -23,7 +23,9 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use jiff::Timestamp;
+use model::{Kind, Object, resource::IpPool};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -34,7 +36,7 @@ use tokio_stream::wrappers::ReceiverStream;
 pub use self::limit::Counters;
 use self::{connection::Gate, service::Service, tls::ServerCertificate};
 use crate::{
-    Credential, CredentialError, Embedded, Identity, OpenError, Options, StoreError,
+    Caller, Credential, CredentialError, Embedded, Identity, OpenError, Options, Store, StoreError,
     certificate::{ADMIN_LIFE, CertificateAuthority, CertificateError, PrivateKey},
     message::proto,
 };
@@ -229,13 +231,32 @@ impl Context {
             return Ok(BTreeSet::from([listen]));
         }
         let addresses = host::addresses().await?;
-        let reachable = |address: &IpAddr| !host::is_link_local(*address);
+        // A member's own tunnel address is no way to the server: it needs the mesh that it makes.
+        let pools = self.pools().await;
+        let reachable = |address: &IpAddr| {
+            !host::is_link_local(*address) && !pools.iter().any(|pool| pool.contains(address))
+        };
 
         Ok(addresses
             .into_iter()
             .filter(|address| address.is_ipv4() || self.address.is_ipv6())
             .filter(reachable)
             .collect())
+    }
+
+    /// Returns the ranges of the pods' addresses.
+    async fn pools(&self) -> Vec<IpNet> {
+        let admin = self.store.session(Caller::local_admin());
+        let pools = match admin.list(Kind::IPPool).await {
+            Ok(list) => list.objects,
+            Err(error) => {
+                tracing::warn!(%error, "the pools cannot be read");
+                return Vec::new();
+            }
+        };
+        let range = |pool: &Object| IpPool::try_from(pool).ok().map(|pool| pool.cidr);
+
+        pools.iter().filter_map(range).collect()
     }
 
     /// Returns the URLs under which members reach the server.

@@ -42,9 +42,12 @@ pub enum StoreEvent {
     Applied(Object),
     /// The object is gone.
     Deleted(ObjectKey),
-    /// Every object of the kind that was stored when the watch began has been told. Comes once a kind, and after each [`OutOfSync`](Self::OutOfSync).
+    /// Every object of the kind that was stored when the watch began has been told.
+    ///
+    /// Comes once a kind, and after each [`OutOfSync`](Self::OutOfSync).
     InSync(Kind),
-    /// There was a gap: what differs is told in no particular order until the next [`InSync`](Self::InSync), and is one change.
+    /// There was a gap: what differs is told in no particular order until the next
+    /// [`InSync`](Self::InSync), and is one change.
     OutOfSync(Kind),
     /// Whether the store can be reached: at the first answer, and whenever it changes.
     Connected(bool),

@@ -63,6 +63,15 @@ pub(crate) struct Judge<'a> {
 }
 
 impl Member {
+    /// Returns how it comes to us: now, or until it withdrew.
+    pub(crate) fn known_carriers(&self) -> &BTreeMap<Family, Carrier> {
+        if self.carriers.is_empty() {
+            &self.retained
+        } else {
+            &self.carriers
+        }
+    }
+
     /// Returns the address through which its pods of a family are reached without a tunnel.
     pub(crate) fn gateway(&self, family: Family) -> Option<IpAddr> {
         self.hosts

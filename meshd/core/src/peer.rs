@@ -11,7 +11,7 @@ use crate::{
     ledger::{Owner, Row},
     member::{Carrier, Judge, Member},
     phase::{Passage, Standing},
-    route,
+    publish, route,
 };
 
 impl World {
@@ -23,16 +23,18 @@ impl World {
             wish: &self.wish,
             own: &self.own,
         };
-        let judged = judge.judge(name);
+        let mut judged = judge.judge(name);
         let former = self.members.remove(name).map(|(member, _)| member);
+        if let (Some(former), Some(member)) = (&former, &mut judged) {
+            member.retained = self.retained(name, former, member);
+        }
         self.recount_mtus(former.as_ref(), judged.as_ref());
         self.forget_handshakes(former.as_ref(), judged.as_ref());
-        let Some(mut member) = judged else {
+        let Some(member) = judged else {
             self.phases.part(name);
             self.write(Owner::Node(name.clone()), Vec::new());
             return;
         };
-        member.retained = self.retained(name, former, &member);
         for carrier in member.carriers.values() {
             self.first_seen.entry(carrier.key).or_insert(self.now);
         }
@@ -50,22 +52,18 @@ impl World {
     fn retained(
         &self,
         name: &NodeName,
-        former: Option<Member>,
+        former: &Member,
         member: &Member,
     ) -> BTreeMap<Family, Carrier> {
-        let Some(former) = former.filter(|_| self.posture.up && member.is_withdrawn) else {
+        if !self.posture.up || !member.is_withdrawn {
             return BTreeMap::new();
-        };
+        }
         let judge = Judge {
             facts: &self.facts,
             wish: &self.wish,
             own: &self.own,
         };
-        let mut carriers = if former.carriers.is_empty() {
-            former.retained
-        } else {
-            former.carriers
-        };
+        let mut carriers = former.known_carriers().clone();
         carriers.retain(|family, carrier| {
             let device = self.own.device_for(*family);
             device.is_some_and(|device| device.wish.name == carrier.device)
@@ -162,12 +160,7 @@ impl World {
     /// Returns the WireGuard peers that a member is: one for each of its keys.
     fn peers_of(&self, member: &Member) -> Vec<Row> {
         let mut peers: BTreeMap<(InterfaceName, PublicKey), Peer> = BTreeMap::new();
-        let is_there = !member.carriers.is_empty();
-        for (family, carrier) in if is_there {
-            &member.carriers
-        } else {
-            &member.retained
-        } {
+        for (family, carrier) in member.known_carriers() {
             let of_family = |net: &IpNet| Family::of_net(net) == *family;
             let blocks = member.blocks.iter().copied().filter(of_family);
             let hosts = member.hosts.iter().filter(|_| !member.is_stock);
@@ -188,14 +181,28 @@ impl World {
     }
 
     /// A peer that is taken out has to prove itself again when it comes back.
+    ///
+    /// One that withdrew and is retained need not, if our own record shows tunnels: then it has us
+    /// as a peer again before it says that it accepts.
     fn forget_handshakes(&mut self, former: Option<&Member>, member: Option<&Member>) {
+        let own = self.facts.nodes.get(&self.facts.own);
+        let record = own.and_then(|node| publish::record_of(node));
+        let is_shown = record.is_some_and(|record| !record.tunnels.is_empty());
         let still = |carrier: &Carrier| {
             member.is_some_and(|member| {
-                let mut carriers = member.carriers.values();
+                let known = if is_shown {
+                    member.known_carriers()
+                } else {
+                    &member.carriers
+                };
+                let mut carriers = known.values();
                 carriers.any(|c| (&c.device, c.key) == (&carrier.device, carrier.key))
             })
         };
-        for carrier in former.iter().flat_map(|member| member.carriers.values()) {
+        for carrier in former
+            .iter()
+            .flat_map(|member| member.known_carriers().values())
+        {
             if !still(carrier) {
                 self.facts
                     .handshakes

@@ -14,7 +14,8 @@
 //! - We **send** plaintext to B, after having sent encrypted, only once neither we nor B are beyond
 //!   `Accepting`.
 //! - We **send encrypted** to B once B has shown by a handshake that it has us as a peer, while our
-//!   `Accepting` is confirmed and B is at least `Leaving`; and B takes its device down only when its
+//!   `Accepting` is confirmed and B is at least `Leaving`; or once B is `Sending`, which it says only
+//!   after it has reached us or given us up; and B takes its device down only when its
 //!   own `Off` is confirmed and nobody is beyond `Leaving`. Until then its record shows its tunnels,
 //!   so that nobody takes it out and has to prove itself again.
 //!
@@ -334,8 +335,9 @@ impl Phases {
         }
         let proven = self.wanted
             && self.lowest() >= Phase::Accepting
-            && standing.reached
-            && (standing.is_stock || standing.phase >= Phase::Leaving);
+            && standing.has_carrier
+            && (standing.phase >= Phase::Sending
+                || (standing.reached && standing.phase >= Phase::Leaving));
         let demanded = self.wanted && standing.phase == Phase::Enforced;
         if posture.egress_closed || proven || demanded {
             return true;

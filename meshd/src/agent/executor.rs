@@ -78,8 +78,12 @@ impl Executor {
             address,
             node: self.node.clone(),
         };
-
-        created(self.client.create_from(address, claim.to_object()).await)
+        let object = claim.to_object();
+        match self.client.create_from(address, object.clone()).await {
+            // The server cannot be reached from there; an administrator may have granted the network.
+            Err(StoreError::Unavailable(_)) => created(self.client.create(object).await),
+            outcome => created(outcome),
+        }
     }
 
     async fn publish_node(&self, publication: &NodePublication) -> Outcome {

@@ -47,6 +47,26 @@ pub(crate) struct Follow {
     behind: bool,
 }
 
+/// Changes that fit one message.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) changes: Vec<Arc<Committed>>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Returns whether one change more may follow.
+    pub(super) fn has_room(&self) -> bool {
+        self.changes.len() < BATCH_CHANGES && self.bytes < BATCH_BYTES
+    }
+
+    /// Adds a change.
+    pub(super) fn push(&mut self, change: Arc<Committed>) {
+        self.bytes += change.json.as_ref().map_or(0, Bytes::len);
+        self.changes.push(change);
+    }
+}
+
 impl Feeds {
     pub(super) fn new() -> Self {
         Self(
@@ -98,7 +118,7 @@ impl Follow {
                 self.behind = !batch.is_empty();
                 if let Some(newest) = batch.last() {
                     self.last = newest.revision;
-                    return Ok(batch.into_iter().map(Arc::new).collect());
+                    return Ok(batch);
                 }
             }
             let first = match self.live.recv().await {
@@ -121,8 +141,9 @@ impl Follow {
 
     /// Takes what is there without waiting; leaves out what the log has given already.
     fn batch(&mut self, first: Arc<Committed>) -> Vec<Arc<Committed>> {
-        let mut batch = Vec::from([first]);
-        while batch.len() < BATCH as usize {
+        let mut batch = Batch::default();
+        batch.push(first);
+        while batch.has_room() {
             match self.live.try_recv() {
                 Ok(change) => batch.push(change),
                 Err(TryRecvError::Lagged(_)) => {
@@ -132,9 +153,9 @@ impl Follow {
                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
             }
         }
-        batch.retain(|change| change.revision > self.last);
+        batch.changes.retain(|change| change.revision > self.last);
 
-        batch
+        batch.changes
     }
 
     /// Returns how far the watch has come.

@@ -85,3 +85,65 @@ fn ordered(address: IpAddr) -> Vec<u8> {
         IpAddr::V6(address) => [&[6][..], &address.octets()].concat(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Two networks share an address exactly when one holds the other's first.
+    fn oracle(blocks: &[IpNet], cidr: IpNet) -> bool {
+        blocks
+            .iter()
+            .any(|block| block.contains(&cidr.network()) || cidr.contains(&block.network()))
+    }
+
+    #[test]
+    fn an_overlap_is_found_exactly_where_looking_at_every_block_finds_one() {
+        let mut random = 7_u64;
+        let mut next = |below: u64| {
+            // Knuth's MMIX congruence; the upper bits are the good ones.
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let [mut found, mut free] = [0, 0];
+        for _ in 0..60 {
+            let connection = Connection::open_in_memory().unwrap();
+            connection
+                .execute_batch("CREATE TABLE block_range (name TEXT PRIMARY KEY, first, last)")
+                .unwrap();
+            let mut blocks = Vec::new();
+            for _ in 0..60 {
+                let length = 20 + next(13) as u8;
+                let low = next(1 << 16) as u32;
+                let cidr: IpNet = match next(2) {
+                    0 => IpNet::new((0x0a41_0000 | low).to_be_bytes().into(), length).unwrap(),
+                    _ => {
+                        let address = 0xfd00_u128 << 112 | u128::from(low);
+                        IpNet::new(address.to_be_bytes().into(), length + 96).unwrap()
+                    }
+                };
+                let cidr = cidr.trunc();
+                let expected = oracle(&blocks, cidr);
+                let overlap = overlapping(&connection, cidr, "").unwrap();
+                assert_eq!(overlap.is_some(), expected, "{cidr} among {blocks:?}");
+                if expected {
+                    found += 1;
+                    continue;
+                }
+                free += 1;
+                let key = ObjectKey::cluster(Kind::IPAMBlock, cidr.to_string());
+                put(&connection, &Object::new(&key, json!({"cidr": cidr}))).unwrap();
+                assert_eq!(
+                    overlapping(&connection, cidr, &cidr.to_string()).unwrap(),
+                    None
+                );
+                blocks.push(cidr);
+            }
+        }
+        assert!(found > 200 && free > 200, "{found} overlap, {free} do not");
+    }
+}

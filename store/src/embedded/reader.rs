@@ -94,7 +94,7 @@ impl Readers {
         &self,
         kind: Kind,
         after: i64,
-    ) -> Result<Vec<Committed>, StoreError> {
+    ) -> Result<Vec<Arc<Committed>>, StoreError> {
         self.read(move |connection| {
             let transaction = connection.transaction()?;
             if !is_known(&transaction, kind, after)? {
@@ -109,7 +109,7 @@ impl Readers {
             while batch.has_room()
                 && let Some(row) = rows.next()?
             {
-                batch.push(change(row, kind)?);
+                batch.push(Arc::new(change(row, kind)?));
             }
 
             Ok(Ok(batch.changes))

@@ -2,15 +2,19 @@
 
 use lab::{End, Node};
 
-/// Prints all of it: rules, routes, tables without counters and owner, the tunnel device, its peers,
-/// settings.
+/// Prints all of it: rules, routes, tables, the tunnel device, its peers, settings. Of tables it leaves out
+/// counters and owners; the order of rules in a chain counts, that of sets and of their elements does not.
 const SCRIPT: &str = r#"
 exec 2>&1
-echo == rules; ip rule; ip -6 rule
+echo == rules; ip -4 rule | sed 's/^/4 /'; ip -6 rule | sed 's/^/6 /'
 echo == routes; ip route show table all proto 80; ip -6 route show table all proto 80
-owner='s/ # progname .*//; /^\tflags /d; /^\tflags$/d'
-echo == inet; nft -s list table inet meshd | sed "$owner"
-echo == netdev; nft -s list table netdev meshd | sed "$owner"
+table() { nft -s list table $1 meshd | awk '
+  / # progname / { sub(/ # progname .*/, "") } /^\tflags / || /^\tflags$/ { next }
+  /^\t(set|map|chain) / { name = $1 " " $2; n = 0 }
+  name ~ /^(set|map)/ { gsub(/,/, ""); for (i = 1; i <= NF; i++) print name, $i; next }
+  !/^[ \t}]*$/ { print name, n++, $0 }' | sort; }
+echo == inet; table inet
+echo == netdev; table netdev
 echo == device; ip -o addr show dev wireguard.cali scope global | cut -d: -f2-; cat /sys/class/net/wireguard.cali/mtu
 echo == peers; wg show wireguard.cali allowed-ips | sort
 wg show wireguard.cali fwmark; wg show wireguard.cali listen-port
@@ -28,15 +32,21 @@ impl Kernel {
         Self(node.run("sh", &["-c", SCRIPT]))
     }
 
-    /// The lines that only one of the two has, marked `-` for self and `+` for the other.
+    /// The lines that only one of the two has, marked `-` for self and `+` for the other; empty only where
+    /// both are the same.
     pub fn difference(&self, other: &Self) -> String {
+        if self == other {
+            return String::new();
+        }
         let only = |a: &Self, b: &Self, mark: &str| -> Vec<String> {
             let lines = a.0.lines().filter(|line| !b.0.lines().any(|l| l == *line));
             lines.map(|line| format!("{mark} {line}")).collect()
         };
-        [only(self, other, "-"), only(other, self, "+")]
-            .concat()
-            .join("\n")
+        let lines = [only(self, other, "-"), only(other, self, "+")].concat();
+        if lines.is_empty() {
+            return format!("the same lines, but not as often or not in order:\n{other:?}");
+        }
+        lines.join("\n")
     }
 }
 

@@ -12,7 +12,9 @@
 //! ```
 
 pub use kernel::{Kernel, Sessions};
-pub use mesh::{Encryption, Mesh, await_fact, await_summary, peer, tunnel_addresses};
+pub use mesh::{
+    Encryption, Mesh, await_fact, await_settled, await_summary, peer, tunnel_addresses,
+};
 pub use traffic::{MOST_GAP, Traffic};
 
 mod kernel;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{Builtin, Document, Lab, Node, Plaintext};
+use lab::{Builtin, Document, End as _, Lab, Node, Plaintext};
 use serde_json::{Value, json};
 
 /// How many meshes run at once: their streams' gaps are measured in milliseconds.
@@ -64,7 +64,11 @@ impl Mesh {
         let turn = Turn::take();
         let lab = Lab::of(document);
         lab.plaintext(Plaintext::Allowed);
-        Self { lab, _turn: turn }
+        let mesh = Self { lab, _turn: turn };
+        for node in mesh.members() {
+            await_addresses(&node);
+        }
+        mesh
     }
 
     /// The mesh of a built-in lab whose pools translate outgoing packets, or do not.
@@ -166,11 +170,7 @@ impl Mesh {
     /// Waits until every member's machine matches its plan: what is not needed any more is gone.
     pub fn await_settled(&self) {
         for node in self.members() {
-            await_fact(&format!("{} settles", node.name()), PATIENCE, || {
-                let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
-                let settled = status["converged"] == true;
-                if settled { Ok(()) } else { Err(status.to_string()) }
-            });
+            await_settled(&node, PATIENCE);
         }
     }
 }
@@ -197,12 +197,32 @@ impl Drop for Mesh {
     }
 }
 
+/// Waits until every address of a node was granted to it, and its machine matches its plan.
+fn await_addresses(node: &Node) {
+    await_fact(&format!("{} has its addresses", node.name()), PATIENCE, || {
+        let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
+        let granted = status["addresses"].to_string();
+        let has = |address: &IpAddr| granted.contains(&format!("\"{address}\""));
+        let holds = node.addresses().iter().all(has) && status["converged"] == true;
+        if holds { Ok(()) } else { Err(status.to_string()) }
+    });
+}
+
 /// Waits until a node says so of its encryption.
 pub fn await_summary(node: &Node, summary: &str, patience: Duration) {
     await_fact(&format!("{} is {summary}", node.name()), patience, || {
         let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
         let holds = status["encryption"]["summary"] == summary;
         if holds { Ok(()) } else { Err(status.to_string()) }
+    });
+}
+
+/// Waits until a node's machine matches its plan.
+pub fn await_settled(node: &Node, patience: Duration) {
+    await_fact(&format!("{} settles", node.name()), patience, || {
+        let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
+        let settled = status["converged"] == true;
+        if settled { Ok(()) } else { Err(status.to_string()) }
     });
 }
 

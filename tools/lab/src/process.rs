@@ -211,6 +211,19 @@ impl Process {
         Self::of(self.pid) == Some(*self)
     }
 
+    /// Whether every thread of it was stopped by a signal; false where it is gone.
+    pub fn is_stopped(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return false;
+        };
+        let stopped = |thread: fs::DirEntry| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')')
+                .is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+        };
+        self.is_alive() && threads.flatten().all(stopped)
+    }
+
     /// Sends a signal; a process that is gone is no error.
     ///
     /// # Errors

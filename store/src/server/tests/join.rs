@@ -104,6 +104,30 @@ async fn an_expired_an_unknown_and_a_deleted_token_are_refused() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_days_wrong_is_named() {
+    let served = Served::start(Log::Long).await;
+    let token = served.token(Some("n1"), false).await;
+    let key = Enrolment::generate_key().unwrap();
+    let server = served.url();
+    for wrong in [48.hours(), (-48).hours()] {
+        let enrolment = Enrolment {
+            server: &server,
+            token: &token,
+            name: None,
+            key: &key,
+        };
+
+        let refused = crate::enrol(enrolment, Timestamp::now() + wrong).await;
+
+        assert!(
+            matches!(refused, Err(EnrolError::ClockSkew(_))),
+            "{:?}",
+            refused.err()
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_token_of_another_mesh_never_reaches_the_server() {
     let [served, other] = [
         Served::start(Log::Long).await,

@@ -70,6 +70,23 @@ fn a_source_that_is_not_the_hosts_cannot_be_bound() {
 }
 
 #[test]
+fn an_address_of_the_pods_is_never_announced_as_the_servers() {
+    on_a_host_of_its_own(async {
+        let served = served_everywhere().await;
+        let key = model::ObjectKey::cluster(Kind::IPPool, "pool");
+        let pool = Object::new(
+            &key,
+            serde_json::json!({"cidr": "203.0.113.0/31", "blockSize": 32}),
+        );
+        served.admin().create(pool).await.unwrap();
+
+        let hello = served.join_at(SECOND).await.hello().await.unwrap();
+
+        assert_eq!(hello.server_addresses, [SECOND, V6].map(ip).into());
+    });
+}
+
+#[test]
 fn the_server_knows_every_address_of_its_host() {
     on_a_host_of_its_own(async {
         let served = served_everywhere().await;

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -14,12 +14,16 @@ use crate::{
     mesh::Service,
     netns::Netns,
     ping::{Ping, PingError},
+    poll_until,
     process::{Place, Program},
     site::Cable,
     spec::{PodName, Protocol},
     state,
     stream::{Canary, Ends, Stream, StreamError},
 };
+
+/// How long a stopped process may take to stand still.
+const STANDSTILL: Duration = Duration::from_secs(5);
 
 /// What streams carry that the sniffers do not look for.
 const UNMARKED: Canary = [0x5a; 16];
@@ -378,9 +382,14 @@ impl Node {
         );
     }
 
-    /// Stops a service in its tracks, without ending it.
+    /// Stops a service in its tracks, without ending it; returns once none of its threads runs.
     pub fn freeze(&self, service: Service) {
         self.signal(service, Signal::STOP);
+        let process = self
+            .inner
+            .site(|site| or_fail("the service runs", site.service(&self.name, service)));
+        let stands = poll_until(Instant::now() + STANDSTILL, || process.is_stopped());
+        assert!(stands, "{service:?} of {} does not stand still", self.name);
     }
 
     /// Lets a frozen service go on.
