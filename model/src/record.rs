@@ -23,7 +23,7 @@ pub struct Record {
     pub node: NodeName,
     /// Rises with every change of the record, also across restarts.
     pub epoch: u64,
-    /// The node's tunnels, 1..n while encryption is wanted, else none.
+    /// The node's tunnels: 1..n from `Accepting` until its devices are gone again, else none.
     pub tunnels: Vec<TunnelClaim>,
     /// Where the node's tunnels can be reached on the underlay: at most one address per family, preferred first.
     pub endpoints: Vec<IpAddr>,

@@ -177,7 +177,10 @@ impl Mesh {
 
 impl Drop for Mesh {
     /// A story that fails shows what the programs said.
-    #[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the test harness shows it with the failure"
+    )]
     fn drop(&mut self) {
         if !thread::panicking() {
             return;
@@ -199,13 +202,21 @@ impl Drop for Mesh {
 
 /// Waits until every address of a node was granted to it, and its machine matches its plan.
 fn await_addresses(node: &Node) {
-    await_fact(&format!("{} has its addresses", node.name()), PATIENCE, || {
-        let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
-        let granted = status["addresses"].to_string();
-        let has = |address: &IpAddr| granted.contains(&format!("\"{address}\""));
-        let holds = node.addresses().iter().all(has) && status["converged"] == true;
-        if holds { Ok(()) } else { Err(status.to_string()) }
-    });
+    await_fact(
+        &format!("{} has its addresses", node.name()),
+        PATIENCE,
+        || {
+            let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
+            let granted = status["addresses"].to_string();
+            let has = |address: &IpAddr| granted.contains(&format!("\"{address}\""));
+            let holds = node.addresses().iter().all(has) && status["converged"] == true;
+            if holds {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        },
+    );
 }
 
 /// Waits until a node says so of its encryption.
@@ -213,7 +224,11 @@ pub fn await_summary(node: &Node, summary: &str, patience: Duration) {
     await_fact(&format!("{} is {summary}", node.name()), patience, || {
         let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
         let holds = status["encryption"]["summary"] == summary;
-        if holds { Ok(()) } else { Err(status.to_string()) }
+        if holds {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
     });
 }
 
@@ -222,7 +237,11 @@ pub fn await_settled(node: &Node, patience: Duration) {
     await_fact(&format!("{} settles", node.name()), patience, || {
         let status = node.try_ask("/v1/status").map_err(|e| format!("{e:?}"))?;
         let settled = status["converged"] == true;
-        if settled { Ok(()) } else { Err(status.to_string()) }
+        if settled {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
     });
 }
 

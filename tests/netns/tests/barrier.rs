@@ -58,7 +58,16 @@ fn tunnel_address(node: &Node, family: Family) -> IpAddr {
         Family::V4 => "-4",
         Family::V6 => "-6",
     };
-    let arguments = [version, "-o", "address", "show", "dev", "wireguard.cali", "scope", "global"];
+    let arguments = [
+        version,
+        "-o",
+        "address",
+        "show",
+        "dev",
+        "wireguard.cali",
+        "scope",
+        "global",
+    ];
     let said = node.run("ip", &arguments);
     let words: Vec<&str> = said.split_whitespace().collect();
     let address = words.get(3).and_then(|net| net.split('/').next());
@@ -227,7 +236,10 @@ fn a_device_that_nobody_has_seen_yet_is_closed() {
     remove_table(&n1, "inet");
     assert!(ping.send(&n1.pod().netns()).is_err());
     let seen = mesh.seen();
-    assert!(seen.leaks[&LeakKind::PodToPod] > 0, "it did not leave by the new device: {seen:?}");
+    assert!(
+        seen.leaks[&LeakKind::PodToPod] > 0,
+        "it did not leave by the new device: {seen:?}"
+    );
 }
 
 #[test]
@@ -235,8 +247,8 @@ fn what_passes_by_the_network_stack_is_stopped_on_the_device() {
     let mesh = Mesh::enforced("dual-stack");
     let (n1, n2) = (mesh.node("n1"), mesh.node("n2"));
     for family in [Family::V4, Family::V6] {
-        let [pod, own, far, peer] = [&n1.pod() as &dyn End, &n1, &n2.pod(), &n2]
-            .map(|end| end.address(family).to_string());
+        let [pod, own, far, peer] =
+            [&n1.pod() as &dyn End, &n1, &n2.pod(), &n2].map(|end| end.address(family).to_string());
         let tunnel = tunnel_address(&n1, family).to_string();
         let bare = |source: &str, to: &str| ip(source, to, 17, &udp(5000, 5000, b"planted"));
         let packets = [
@@ -246,7 +258,12 @@ fn what_passes_by_the_network_stack_is_stopped_on_the_device() {
             bare(&pod, &peer),
             bare(&own, &far),
             ip(&own, &peer, 17, &vxlan(&frame(&bare(&pod, &far)))),
-            ip(&own, &peer, if family == Family::V4 { 4 } else { 41 }, &bare(&pod, &far)),
+            ip(
+                &own,
+                &peer,
+                if family == Family::V4 { 4 } else { 41 },
+                &bare(&pod, &far),
+            ),
         ];
         for packet in packets {
             let before = dropped(&n1, "netdev");
@@ -268,8 +285,12 @@ fn plaintext_that_comes_in_reaches_no_pod() {
     let program = ["-n", &lan, "link", "set", "lan", "up"];
     n3.run("ip", &program);
     for family in [Family::V4, Family::V6] {
-        let [pod, own, to] = [&mesh.node("n1").pod() as &dyn End, &mesh.node("n1"), &n2.pod()]
-            .map(|end| end.address(family).to_string());
+        let [pod, own, to] = [
+            &mesh.node("n1").pod() as &dyn End,
+            &mesh.node("n1"),
+            &n2.pod(),
+        ]
+        .map(|end| end.address(family).to_string());
         let mac = n2.run("cat", &["/sys/class/net/eth0/address"]);
         for source in [&pod, &own] {
             let packet = ip(source, &to, 17, &udp(5000, 5000, b"forged"));

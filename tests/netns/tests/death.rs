@@ -25,12 +25,20 @@ fn an_agent_that_is_killed_and_comes_back_is_not_noticed() {
 
     n1.kill(Service::Agent);
     traffic.assert_unbroken();
-    assert_eq!(kernel.difference(&Kernel::of(&n1)), "", "its death opened or closed something");
+    assert_eq!(
+        kernel.difference(&Kernel::of(&n1)),
+        "",
+        "its death opened or closed something"
+    );
 
     n1.restart(Service::Agent);
     await_summary(&n1, "Enforced", PATIENCE);
     traffic.assert_unbroken();
-    assert_eq!(kernel.difference(&Kernel::of(&n1)), "", "the next agent changed something");
+    assert_eq!(
+        kernel.difference(&Kernel::of(&n1)),
+        "",
+        "the next agent changed something"
+    );
     assert_eq!(sessions, Sessions::of(&n1));
 }
 
@@ -79,13 +87,17 @@ fn a_server_that_is_killed_and_comes_back_is_not_noticed() {
     n1.kill(Service::Server);
     await_fact("n1 misses the server", PATIENCE, || {
         let connected = n1.ask("/v1/status")["storeConnected"].clone();
-        (connected == false).then_some(()).ok_or(connected.to_string())
+        (connected == false)
+            .then_some(())
+            .ok_or(connected.to_string())
     });
     traffic.assert_unbroken();
     n1.restart(Service::Server);
     await_fact("n1 finds the server", PATIENCE, || {
         let connected = n1.ask("/v1/status")["storeConnected"].clone();
-        (connected == true).then_some(()).ok_or(connected.to_string())
+        (connected == true)
+            .then_some(())
+            .ok_or(connected.to_string())
     });
     mesh.await_summary("Enforced");
     traffic.assert_unbroken();

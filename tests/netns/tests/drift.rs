@@ -58,58 +58,50 @@ fn whole_again(whole: &Kernel, node: &Node) -> Result<(), String> {
 
 #[test]
 fn a_deleted_route_comes_back() {
-    is_repaired(
-        &[
-            "ip route flush table 1",
-            "ip route flush table 2",
-            "ip -6 route flush table 1",
-            "ip -6 route flush table 2",
-            "ip route del $(ip route show table 1 type unicast | head -1 | cut -d' ' -f1) table 1",
-            "ip route del unreachable $(ip route show table 1 type unreachable | head -1 | cut -d' ' -f2) table 1",
-            "ip route del blackhole $(ip route show type blackhole | head -1 | cut -d' ' -f2)",
-        ],
-    );
+    is_repaired(&[
+        "ip route flush table 1",
+        "ip route flush table 2",
+        "ip -6 route flush table 1",
+        "ip -6 route flush table 2",
+        "ip route del $(ip route show table 1 type unicast | head -1 | cut -d' ' -f1) table 1",
+        "ip route del unreachable $(ip route show table 1 type unreachable | head -1 | cut -d' ' -f2) table 1",
+        "ip route del blackhole $(ip route show type blackhole | head -1 | cut -d' ' -f2)",
+    ]);
 }
 
 #[test]
 fn a_route_that_somebody_replaced_is_ours_again() {
-    is_repaired(
-        &["ip route replace $(ip route show table 1 type unicast | head -1 | cut -d' ' -f1) dev eth0 table 1 proto 80"],
-    );
+    is_repaired(&[
+        "ip route replace $(ip route show table 1 type unicast | head -1 | cut -d' ' -f1) dev eth0 table 1 proto 80",
+    ]);
 }
 
 #[test]
 fn a_deleted_rule_comes_back() {
-    is_repaired(
-        &[
-            "ip rule del priority 99",
-            "ip rule del priority 100",
-            "ip -6 rule del priority 99",
-            "ip -6 rule del priority 100",
-        ],
-    );
+    is_repaired(&[
+        "ip rule del priority 99",
+        "ip rule del priority 100",
+        "ip -6 rule del priority 99",
+        "ip -6 rule del priority 100",
+    ]);
 }
 
 #[test]
 fn a_removed_peer_comes_back() {
-    is_repaired(
-        &[
-            "wg set wireguard.cali peer $(wg show wireguard.cali peers | head -1) remove",
-            "wg set wireguard.cali peer $(wg show wireguard.cali peers | head -1) allowed-ips ''",
-        ],
-    );
+    is_repaired(&[
+        "wg set wireguard.cali peer $(wg show wireguard.cali peers | head -1) remove",
+        "wg set wireguard.cali peer $(wg show wireguard.cali peers | head -1) allowed-ips ''",
+    ]);
 }
 
 #[test]
 fn a_changed_device_is_as_it_was() {
-    is_repaired(
-        &[
-            "wg set wireguard.cali fwmark 0x77",
-            "ip link set wireguard.cali mtu 1300",
-            "ip address flush dev wireguard.cali scope global",
-            "ip link set wireguard.cali down",
-        ],
-    );
+    is_repaired(&[
+        "wg set wireguard.cali fwmark 0x77",
+        "ip link set wireguard.cali mtu 1300",
+        "ip address flush dev wireguard.cali scope global",
+        "ip link set wireguard.cali down",
+    ]);
 }
 
 #[test]
@@ -119,13 +111,11 @@ fn a_changed_port_is_as_it_was() {
 
 #[test]
 fn a_changed_setting_is_as_it_was() {
-    is_repaired(
-        &[
-            "echo 1 > /proc/sys/net/ipv4/conf/wireguard.cali/rp_filter",
-            "echo 0 > /proc/sys/net/ipv4/ip_forward",
-            "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding",
-        ],
-    );
+    is_repaired(&[
+        "echo 1 > /proc/sys/net/ipv4/conf/wireguard.cali/rp_filter",
+        "echo 0 > /proc/sys/net/ipv4/ip_forward",
+        "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding",
+    ]);
 }
 
 #[test]
@@ -139,7 +129,8 @@ fn a_table_is_its_owner_s_alone() {
     let n1 = mesh.node("n1");
     let traffic = Traffic::between_two(&mesh);
     let whole = Kernel::of(&n1);
-    let script = "for table in inet netdev; do nft delete table $table meshd 2>&1 || echo refused; done
+    let script =
+        "for table in inet netdev; do nft delete table $table meshd 2>&1 || echo refused; done
                   nft flush ruleset || echo refused";
     let said = n1.run("sh", &["-c", script]);
     assert!(said.matches("refused").count() >= 2, "{said}");

@@ -26,7 +26,11 @@ fn three_and_one() -> Mesh {
         .server(&["lan"])
         .pool("10.65.0.0/16")
         .pool("fd00:65::/112");
-    for (node, pod) in [("n1", "default/a"), ("n2", "default/b"), ("n3", "default/c")] {
+    for (node, pod) in [
+        ("n1", "default/a"),
+        ("n2", "default/b"),
+        ("n3", "default/c"),
+    ] {
         topology = topology.node(node, &["lan"]).pod(pod);
     }
     Mesh::of(topology.node("n4", &["lan"]).aside().document())
@@ -46,7 +50,11 @@ fn await_standing(node: &Node, name: &str, state: &str, patience: Duration) -> S
     await_fact(&what, patience, || {
         let said = standing(node, name);
         reason.clone_from(&said.1);
-        if said.0 == state { Ok(()) } else { Err(format!("{said:?}")) }
+        if said.0 == state {
+            Ok(())
+        } else {
+            Err(format!("{said:?}"))
+        }
     });
     reason
 }
@@ -57,7 +65,10 @@ fn as_node(node: &Node, command: &str, input: &str) -> (bool, String) {
     let program = std::env::current_exe().unwrap_or_default();
     let near = program.parent().and_then(|folder| folder.parent());
     let folder = std::env::var("MESHD_BIN_DIR").map_or_else(
-        |_| near.map(|folder| folder.display().to_string()).unwrap_or_default(),
+        |_| {
+            near.map(|folder| folder.display().to_string())
+                .unwrap_or_default()
+        },
         |folder| folder,
     );
     let script = format!(
@@ -159,7 +170,9 @@ fn a_key_and_an_address_that_another_node_holds_are_refused_and_its_holder_is_un
     let claims = mesh.meshctl(&["get", "keyclaims", "-o", "json"]);
     let claims: serde_json::Value = serde_json::from_str(&claims).unwrap();
     let held = claims["items"].as_array().unwrap().iter();
-    let held = { held }.find(|claim| claim["spec"]["node"] == "n1").unwrap();
+    let held = { held }
+        .find(|claim| claim["spec"]["node"] == "n1")
+        .unwrap();
     let stolen = json!({
         "apiVersion": "meshd.dev/v1", "kind": "KeyClaim",
         "metadata": { "name": held["metadata"]["name"] }, "spec": { "node": "n2" },
@@ -211,7 +224,15 @@ fn a_copied_key_harms_only_the_copier() {
     n2.kill(Service::Agent);
     let file = "/var/lib/meshd/keys/wireguard.key";
     let key = n1.run("cat", &[file]);
-    n2.run("sh", &["-e", "-c", &format!("printf '%s\n' \"$0\" > {file}"), key.trim_end()]);
+    n2.run(
+        "sh",
+        &[
+            "-e",
+            "-c",
+            &format!("printf '%s\n' \"$0\" > {file}"),
+            key.trim_end(),
+        ],
+    );
     n2.restart(Service::Agent);
 
     let reason = await_standing(&n3, "n2", "Unreachable", PATIENCE);
@@ -241,7 +262,10 @@ fn a_copied_address_harms_only_the_copier() {
     mesh.apply(&configuration.to_string());
     traffic.assert_unbroken();
     let claims = mesh.meshctl(&["get", "addressclaims", &stolen.to_string(), "-o", "json"]);
-    assert!(claims.contains("\"n1\"") && !claims.contains("\"n2\""), "{claims}");
+    assert!(
+        claims.contains("\"n1\"") && !claims.contains("\"n2\""),
+        "{claims}"
+    );
     let allowed = peer(&n3, "n2")["allowedIps"].to_string();
     assert!(!allowed.contains(&format!("{stolen}/32")), "{allowed}");
 }

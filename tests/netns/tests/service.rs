@@ -25,7 +25,11 @@ fn mesh_with_a_client() -> Mesh {
         .server(&["lan"])
         .pool("10.65.0.0/16")
         .pool("fd00:65::/112");
-    for (node, pod) in [("n1", "default/a"), ("n2", "default/c"), ("n3", "default/d")] {
+    for (node, pod) in [
+        ("n1", "default/a"),
+        ("n2", "default/c"),
+        ("n3", "default/d"),
+    ] {
         topology = topology.node(node, &["lan"]).pod(pod);
     }
     Mesh::of(topology.outside("client", &["lan"], &[]).document())
@@ -186,7 +190,15 @@ fn resets_when_the_way_changes(rule: &str) -> u32 {
 }
 
 fn route_to_far(lab: &Lab, via: &str, device: &str) {
-    let arguments = ["route", "replace", "203.0.113.5/32", "via", via, "dev", device];
+    let arguments = [
+        "route",
+        "replace",
+        "203.0.113.5/32",
+        "via",
+        via,
+        "dev",
+        device,
+    ];
     lab.node("n1").run("ip", &arguments);
 }
 

@@ -21,7 +21,8 @@ enum NatOutgoing {
 
 /// Sets reverse path filtering on every underlay device of a node.
 fn filter_paths(node: &Node, value: &str) {
-    let script = "cd /proc/sys/net/ipv4/conf; for d in all default eth*; do echo $0 > $d/rp_filter; done";
+    let script =
+        "cd /proc/sys/net/ipv4/conf; for d in all default eth*; do echo $0 > $d/rp_filter; done";
     node.run("sh", &["-e", "-c", script, value]);
 }
 
