@@ -8,6 +8,11 @@
 //! └──── ↑ an administrator, a script, another agent
 //! ```
 
+#![expect(
+    clippy::print_stdout,
+    reason = "the time of each repair is a figure that people read"
+)]
+
 use std::time::Duration;
 
 use lab::{End as _, Node, Service};

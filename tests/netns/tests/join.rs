@@ -62,15 +62,11 @@ fn await_standing(node: &Node, name: &str, state: &str, patience: Duration) -> S
 /// Runs a command on a node with the node's own credential; returns what it said, and whether it was
 /// done.
 fn as_node(node: &Node, command: &str, input: &str) -> (bool, String) {
-    let program = std::env::current_exe().unwrap_or_default();
-    let near = program.parent().and_then(|folder| folder.parent());
-    let folder = std::env::var("MESHD_BIN_DIR").map_or_else(
-        |_| {
-            near.map(|folder| folder.display().to_string())
-                .unwrap_or_default()
-        },
-        |folder| folder,
-    );
+    // Where the lab finds the programs too: the folder that was named, or cargo's.
+    let own = std::env::current_exe().unwrap_or_default();
+    let near = own.ancestors().nth(2).map(|f| f.display().to_string());
+    let folder = std::env::var("MESHD_BIN_DIR").ok().or(near);
+    let folder = folder.unwrap_or_default();
     let script = format!(
         "export MESHD_CONFIG=/var/lib/meshd/config.yaml PATH=\"$1:$PATH\"
          if printf '%s' \"$0\" | {command} 2>&1; then echo DONE; else echo REFUSED; fi"

@@ -9,6 +9,8 @@
 //!   NodePort 30081 on n2 ─▶ default/c (Local)
 //! ```
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::net::{IpAddr, SocketAddr};
 
 use lab::{Echo, End, Family, Lab, Stream, Topology, spec::Protocol};

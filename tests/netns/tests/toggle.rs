@@ -9,6 +9,11 @@
 //!                     ╘═ n3                                               └~ n3
 //! ```
 
+#![expect(
+    clippy::print_stdout,
+    reason = "the times of each switch are figures that people read"
+)]
+
 use lab::{End as _, Node};
 use netns::{Mesh, Traffic};
 
