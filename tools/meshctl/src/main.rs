@@ -85,8 +85,13 @@ fn main() -> ExitCode {
 /// is set (`meshctl lab env` does).
 fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     if let Ok(netns) = std::env::var("MESHD_NETNS") {
-        let place = ::lab::Place { netns, mounts: None };
-        place.enter_network().with_context(|| format!("MESHD_NETNS: {} cannot be entered", place.netns))?;
+        let place = ::lab::Place {
+            netns,
+            mounts: None,
+        };
+        place
+            .enter_network()
+            .with_context(|| format!("MESHD_NETNS: {} cannot be entered", place.netns))?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -112,7 +117,10 @@ fn say(text: &str) {
 }
 
 /// Writes a line beside the answer.
-#[expect(clippy::print_stderr, reason = "what a person should know, apart from what a program reads")]
+#[expect(
+    clippy::print_stderr,
+    reason = "what a person should know, apart from what a program reads"
+)]
 fn warn(text: &str) {
     eprintln!("meshctl: {text}");
 }

@@ -1,6 +1,9 @@
 //! How our pages read, as far as a machine can tell.
 
-#![expect(clippy::unwrap_used, reason = "a repository that cannot be read fails its tests")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a repository that cannot be read fails its tests"
+)]
 
 use std::{
     fs,
