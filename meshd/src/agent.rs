@@ -29,7 +29,6 @@ use store::{Client, Credential, Identity};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
-pub(crate) use self::pods::replace;
 use self::{recording::Recorder, shell::Shell};
 
 /// Runs the agent of this member until it is told to stop.

@@ -18,8 +18,6 @@ use model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::agent::replace;
-
 /// The version of the file.
 const VERSION: u32 = 1;
 
@@ -75,7 +73,7 @@ impl LastGood {
     pub(crate) fn save(&self, state: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_vec(self).context("could not write the last good guard")?;
 
-        replace(&file(state), &text).context("could not write the last good guard")
+        store::write_private(&file(state), &text).context("could not write the last good guard")
     }
 
     /// Reads the file; `None` when no agent has left one.

@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -109,29 +107,13 @@ impl PodFile {
         };
         let text = serde_json::to_vec(&stored).context("could not write the pods of this node")?;
 
-        replace(&self.path, &text).with_context(|| {
+        store::write_private(&self.path, &text).with_context(|| {
             format!(
                 "could not write the pods of this node to {}",
                 self.path.display()
             )
         })
     }
-}
-
-/// Writes a file whole or not at all: beside it, then renamed over it. Only its owner reads it.
-pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
