@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PATH := $(HOME)/.cache/meshd/tools/bin:$(HOME)/.cargo/bin:$(PATH)
 export PATH
 
-.PHONY: help setup build demo lab test check unit netns sim bench deny mutants
+.PHONY: help setup build demo lab check test deny bench mutants
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
