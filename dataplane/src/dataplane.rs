@@ -1,18 +1,27 @@
 //! Passes over the whole plan, in the order that never leaves a route without its guard.
 
+mod removal;
+
+pub use self::removal::{Owned, RemovalError};
+
 use std::{collections::BTreeMap, path::PathBuf};
 
-use model::{Moment, Plan};
+use model::{
+    InterfaceName, Moment, Plan,
+    pass::{DeviceBackend, IncompleteRow},
+    plan::RowKey,
+    resource::mesh_configuration::Backend as Choice,
+};
 use tokio::sync::mpsc;
 
 use crate::{
-    AddressTarget, KernelEvent, KeySource, NftTarget, Outcome, Ownership, PeerStatistics,
+    AddressTarget, KernelEvent, KeySource, NftKey, NftTarget, Outcome, Ownership, PeerStatistics,
     PeerTarget, PodTarget, Reconciler, RouteTarget, RuleTarget, SysctlTarget, TunnelError,
     TunnelTarget, WatchError, events,
     events::Watched,
     netlink::NetlinkError,
     nft,
-    wireguard::{Backend, Userspace},
+    wireguard::{Implementations, Kernel, Userspace},
 };
 
 /// Where a dataplane finds what is not the kernel's.
@@ -24,6 +33,8 @@ pub struct Config {
     pub uapi: PathBuf,
     /// Whether other programs may change our nftables tables.
     pub ownership: Ownership,
+    /// Which WireGuard this machine uses where the plan leaves it open.
+    pub wireguard: Choice,
 }
 
 /// Keeps the machine equal to the plan.
@@ -66,8 +77,12 @@ pub enum Component {
 pub struct Report {
     /// The plan's generation that the pass saw.
     pub generation: u64,
-    /// What could not be applied: the component's name and why. Empty: the machine matches the plan.
+    /// What was refused: the component's name and why. What comes after it waits.
     pub failures: BTreeMap<String, String>,
+    /// Rows that wait for what they stand on, each once.
+    pub incomplete: Vec<IncompleteRow>,
+    /// What carries each tunnel device that is there.
+    pub backends: BTreeMap<InterfaceName, DeviceBackend>,
     /// When to come back although nothing changes.
     pub retry_at: Option<Moment>,
 }
@@ -117,26 +132,37 @@ impl Default for Config {
             supervisor: PathBuf::from("/run/meshd/wire.sock"),
             uapi: PathBuf::from("/var/run/wireguard"),
             ownership: Ownership::default(),
+            wireguard: Choice::default(),
         }
+    }
+}
+
+impl Config {
+    /// Opens what this machine has of WireGuard, in the calling thread's network namespace.
+    fn implementations(&self) -> Result<Implementations, OpenError> {
+        let userspace = Userspace::new(self.supervisor.clone(), self.uapi.clone());
+
+        Ok(Implementations::new(
+            Kernel::open()?,
+            userspace,
+            self.wireguard,
+        ))
     }
 }
 
 impl Dataplane {
     /// Opens the sockets, in the calling thread's network namespace. Changes nothing yet.
     pub fn new(config: Config, keys: impl KeySource + 'static) -> Result<Self, OpenError> {
-        let userspace = Userspace::new(config.supervisor.clone(), config.uapi.clone());
-        let backend = || -> Box<dyn Backend> { Box::new(userspace.clone()) };
-
         Ok(Self {
             nft: reconciler(Component::Nft, NftTarget::open(config.ownership)?),
             sysctls: reconciler(Component::Sysctls, SysctlTarget::new()),
             pods: reconciler(Component::Pods, PodTarget::open()?),
             tunnels: reconciler(
                 Component::Tunnels,
-                TunnelTarget::open(backend(), Box::new(keys))?,
+                TunnelTarget::open(config.implementations()?, Box::new(keys))?,
             ),
             addresses: reconciler(Component::Addresses, AddressTarget::open()?),
-            peers: reconciler(Component::Peers, PeerTarget::new(backend())),
+            peers: reconciler(Component::Peers, PeerTarget::new(config.implementations()?)),
             routes: reconciler(Component::Routes, RouteTarget::open()?),
             rules: reconciler(Component::Rules, RuleTarget::open()?),
             watched: Watched::default(),
@@ -159,7 +185,12 @@ impl Dataplane {
         if self.apply_sets(plan, now, &mut report) {
             self.apply_unsets(now, &mut report);
         }
-        self.watched.end(plan);
+        let risen = self.tunnels.target_mut().take_risen();
+        self.peers.target_mut().greet(risen);
+        self.watched
+            .end(plan, &self.peers.target_mut().fingerprints());
+        report.incomplete = self.incomplete();
+        report.backends = self.tunnels.target_mut().backends();
         report.retry_at = self.retry_at();
 
         report
@@ -196,8 +227,10 @@ impl Dataplane {
         events::watch(
             ports.into(),
             self.watched.clone(),
+            self.config
+                .implementations()
+                .map_err(|error| WatchError::Listen(Box::new(error)))?,
             self.config.supervisor.clone(),
-            self.config.uapi.clone(),
         )
     }
 
@@ -267,7 +300,6 @@ impl Dataplane {
         self.peers.distrust();
         self.routes.distrust();
         self.sysctls.distrust();
-        report.failures.remove(Component::Sysctls.name());
 
         report.note(
             Component::Sysctls,
@@ -284,6 +316,48 @@ impl Dataplane {
             && report.note(Component::Pods, self.pods.unset(now))
             && report.note(Component::Sysctls, self.sysctls.unset(now))
             && report.note(Component::Nft, self.nft.unset(now));
+    }
+
+    /// Returns every row that waits, of every component.
+    fn incomplete(&self) -> Vec<IncompleteRow> {
+        let mut rows = Vec::new();
+        let mut note = |row: RowKey, reason: &str| {
+            rows.push(IncompleteRow {
+                row,
+                reason: reason.to_owned(),
+            });
+        };
+        for (key, reason) in self.nft.absent() {
+            let row = match key {
+                NftKey::Set(set) => RowKey::Set(set.clone()),
+                NftKey::Element(set, element) => RowKey::Element(set.clone(), element.clone()),
+                NftKey::Chain(chain) => RowKey::Chain(chain.clone()),
+            };
+            note(row, reason);
+        }
+        for (name, reason) in self.sysctls.absent() {
+            note(RowKey::Sysctl(name.clone()), reason);
+        }
+        for (pod, reason) in self.pods.absent() {
+            note(RowKey::Pod(pod.clone()), reason);
+        }
+        for (device, reason) in self.tunnels.absent() {
+            note(RowKey::Tunnel(device.clone()), reason);
+        }
+        for ((device, net), reason) in self.addresses.absent() {
+            note(RowKey::Address(device.clone(), *net), reason);
+        }
+        for ((device, key), reason) in self.peers.absent() {
+            note(RowKey::Peer(device.clone(), *key), reason);
+        }
+        for (key, reason) in self.routes.absent() {
+            note(RowKey::Route(key.clone()), reason);
+        }
+        for (key, reason) in self.rules.absent() {
+            note(RowKey::Rule(key.clone()), reason);
+        }
+
+        rows
     }
 
     fn retry_at(&self) -> Option<Moment> {
@@ -304,16 +378,24 @@ impl Dataplane {
 }
 
 impl Report {
+    /// Returns everything that is not as the plan says, by component or row. Empty: the machine matches
+    /// the plan.
+    pub fn troubles(&self) -> BTreeMap<String, String> {
+        let incomplete = self.incomplete.iter();
+        let incomplete = incomplete.map(|each| (each.row.to_string(), each.reason.clone()));
+
+        self.failures.clone().into_iter().chain(incomplete).collect()
+    }
+
     /// Writes an outcome down; returns whether the pass may go on.
     fn note(&mut self, component: Component, outcome: Outcome) -> bool {
-        let (reason, goes_on) = match outcome {
-            Outcome::Converged => return true,
-            Outcome::Incomplete(reason) => (reason, true),
-            Outcome::Failed(reason) => (reason, false),
+        let reason = match outcome {
+            Outcome::Converged | Outcome::Incomplete(_) => return true,
+            Outcome::Failed(reason) => reason,
         };
         self.failures.insert(component.name().to_owned(), reason);
 
-        goes_on
+        false
     }
 }
 

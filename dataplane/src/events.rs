@@ -3,7 +3,7 @@
 //! ```text
 //! netlink groups: link, addr, route, rule, netconf, nftables ─┐
 //! tunnel service: handshakes, devices that end ───────────────┼─▶ one thread ─▶ KernelEvent
-//! every quarter second: sysctls, peers of each device ────────┘
+//! from time to time: sysctls, peers of each device ───────────┘
 //! ```
 //!
 //! Notifications that our own sockets caused are passed over; where the kernel does not say who
@@ -31,11 +31,20 @@ use model::{
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use self::{device::DeviceWatch, listener::Listener};
-use crate::{Component, netlink::NetlinkError, sysctl};
+use self::{
+    device::{DeviceWatch, Look, Looks},
+    listener::Listener,
+};
+use crate::{
+    Component,
+    netlink::NetlinkError,
+    sysctl,
+    wireguard::{Fingerprint, Implementations},
+};
 
-/// How long the thread sleeps at most.
-const TICK: Duration = Duration::from_millis(250);
+/// How long the thread sleeps at most, and how often it reads the settings that the kernel says nothing of:
+/// what somebody changes there is undone within a second.
+const TICK: Duration = Duration::from_millis(700);
 
 /// How often everything is looked at although nothing was reported.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -82,7 +91,9 @@ pub(crate) struct Watched {
 #[derive(Clone, Default)]
 struct Expected {
     sysctls: BTreeMap<String, String>,
+    /// Which devices are tunnels, and how they look once a pass is over.
     devices: BTreeSet<InterfaceName>,
+    looks: Looks,
 }
 
 impl Watched {
@@ -95,9 +106,16 @@ impl Watched {
         }
     }
 
-    /// Says that a pass is over, and which settings it should have left.
-    pub(crate) fn end(&self, plan: &Plan) {
+    /// Says that a pass is over, and which settings and which peers it should have left.
+    pub(crate) fn end(&self, plan: &Plan, peers: &BTreeMap<InterfaceName, Fingerprint>) {
+        let looks = plan.tunnels.rows().iter().map(|(device, tunnel)| {
+            let peers = peers.get(device).copied().unwrap_or_default();
+
+            (device.clone(), Look::expected(tunnel, peers))
+        });
+        let looks = looks.collect();
         let mut expected = self.lock();
+        expected.looks = looks;
         if expected.sysctls != *plan.sysctls.rows() {
             expected.sysctls = plan.sysctls.rows().clone();
         }
@@ -122,21 +140,22 @@ impl Watched {
 pub(crate) fn watch(
     own_ports: BTreeSet<u32>,
     watched: Watched,
+    implementations: Implementations,
     supervisor: PathBuf,
-    uapi: PathBuf,
 ) -> Result<mpsc::Receiver<KernelEvent>, WatchError> {
     let listener = Listener::open(own_ports)
         .map_err(|error: NetlinkError| WatchError::Listen(Box::new(error)))?;
     let (sender, receiver) = mpsc::channel(CAPACITY);
     let watch = Watch {
         listener,
-        devices: DeviceWatch::new(supervisor, uapi),
+        devices: DeviceWatch::new(implementations, supervisor),
         watched,
         pending: Pending::default(),
         sender,
         links: BTreeMap::new(),
         tunnels: BTreeSet::new(),
         audited: Instant::now(),
+        read_sysctls: Instant::now(),
     };
     thread::Builder::new()
         .name("kernel-events".to_owned())
@@ -157,6 +176,7 @@ struct Watch {
     /// The plan's tunnel devices; before the first plan those of an earlier run, as the service has them.
     tunnels: BTreeSet<InterfaceName>,
     audited: Instant,
+    read_sysctls: Instant,
 }
 
 /// What is still to be told; equal things once.
@@ -169,11 +189,12 @@ struct Pending {
 
 impl Watch {
     fn run(mut self) {
-        self.tunnels = self.devices.service_devices();
+        self.tunnels = self.devices.devices();
         self.look_at_links();
         while !self.sender.is_closed() {
             self.deliver();
-            self.listener.wait(self.devices.descriptor(), TICK);
+            let patience = TICK.min(self.devices.until_look());
+            self.listener.wait(self.devices.descriptor(), patience);
             self.read_kernel();
             self.learn_tunnels();
             self.look_at_devices();
@@ -218,7 +239,7 @@ impl Watch {
         let Some(before) = self.watched.epoch() else {
             return;
         };
-        let expected = self.watched.lock().devices.clone();
+        let expected = self.watched.lock().looks.clone();
         let seen = self.devices.look(&expected);
         let undisturbed = self.watched.epoch() == Some(before);
         let drift = self.devices.judge(seen.filter(|_| undisturbed));
@@ -229,9 +250,10 @@ impl Watch {
     }
 
     fn look_at_sysctls(&mut self) {
-        if self.watched.epoch().is_none() {
+        if self.read_sysctls.elapsed() < TICK || self.watched.epoch().is_none() {
             return;
         }
+        self.read_sysctls = Instant::now();
         let expected = self.watched.lock().sysctls.clone();
         let differs = expected.iter().any(|(key, value)| {
             sysctl::read(key).is_ok_and(|found| found.is_some_and(|found| found != *value))

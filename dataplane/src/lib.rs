@@ -18,9 +18,6 @@
 //! is in sync. Only objects of ours are touched: two nftables tables, routes of our protocol, rules of
 //! our protocol, devices and addresses that the plan names.
 
-/// The WireGuard implementation behind every device, as `meshctl status` names it.
-pub const WIREGUARD: &str = "meshwire";
-
 mod address;
 mod dataplane;
 mod events;
@@ -38,7 +35,9 @@ mod wireguard;
 
 pub use crate::{
     address::{AddressError, AddressTarget},
-    dataplane::{Component, Config, Dataplane, OpenError, Report},
+    dataplane::{
+        Component, Config, Dataplane, OpenError, Owned, RemovalError, Report,
+    },
     events::{KernelEvent, WatchError},
     nft::{ChainRow, Counter, NftError, NftKey, NftRow, NftTarget, Ownership},
     pod::{InsideError, PodError, PodTarget},
@@ -46,9 +45,10 @@ pub use crate::{
     route::{RouteError, RouteTarget},
     rule::{RuleError, RuleTarget},
     secret::{KeySource, PrivateKey},
-    sysctl::{SysctlError, SysctlTarget},
+    sysctl::{SysctlError, SysctlTarget, read as read_sysctl, write as write_sysctl},
     target::{Absent, Desired, Target},
     wireguard::{
-        Backend, BackendError, PeerStatistics, PeerTarget, TunnelError, TunnelTarget, Userspace,
+        Backend, BackendError, Implementations, Kernel, NetlinkTraffic, PeerStatistics, PeerTarget,
+        TunnelError, TunnelTarget, Userspace,
     },
 };

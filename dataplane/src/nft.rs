@@ -17,6 +17,7 @@ mod builder;
 mod code;
 mod element;
 mod expression;
+mod removal;
 mod ruleset;
 mod transaction;
 mod userdata;
@@ -233,6 +234,8 @@ impl Target for NftTarget {
         let existing = self.existing_devices(changes)?;
         let mut builder = Builder {
             transaction: Transaction::default(),
+            later: Vec::new(),
+            has_grown: false,
             held: if rebuilds {
                 Ruleset::default()
             } else {
@@ -250,11 +253,13 @@ impl Target for NftTarget {
         builder.add_tables(self.flags());
         builder.build(changes)?;
 
-        match builder.transaction.is_empty() {
-            true => Ok(()),
-            false => std::mem::take(&mut builder.transaction).commit(&mut self.socket),
+        let first = std::mem::take(&mut builder.transaction);
+        let steps = std::iter::once(first).chain(std::mem::take(&mut builder.later));
+        for transaction in steps.filter(|transaction| !transaction.is_empty()) {
+            transaction
+                .commit(&mut self.socket)
+                .map_err(|error| self.refused(error))?;
         }
-        .map_err(|error| self.refused(error))?;
         self.held = builder.held;
         self.deferred = builder.deferred;
         self.missing = builder.missing;

@@ -81,6 +81,11 @@ impl<T: Target> Reconciler<T> {
         &mut self.target
     }
 
+    /// Returns the rows that wait for what they stand on, and what that is.
+    pub fn absent(&self) -> &BTreeMap<T::Key, String> {
+        &self.absent
+    }
+
     /// Distrusts everything we believe about the target, so that the next pass looks.
     ///
     /// Call this when the kernel reports a change that we did not make.

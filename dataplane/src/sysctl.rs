@@ -87,7 +87,11 @@ impl Target for SysctlTarget {
 }
 
 /// Reads a value; `None` where there is none of this name.
-pub(crate) fn read(key: &str) -> Result<Option<String>, SysctlError> {
+///
+/// # Errors
+///
+/// [`SysctlError`] where the key leaves `/proc/sys`, or the kernel refuses.
+pub fn read(key: &str) -> Result<Option<String>, SysctlError> {
     match fs::read_to_string(path(key)?) {
         // The kernel parts lists by tabs, whatever they were written with.
         Ok(text) => Ok(Some(text.split_whitespace().collect::<Vec<_>>().join(" "))),
@@ -97,7 +101,11 @@ pub(crate) fn read(key: &str) -> Result<Option<String>, SysctlError> {
 }
 
 /// Writes a value where it differs; returns whether there is one of this name.
-pub(crate) fn write(key: &str, value: &str) -> Result<bool, SysctlError> {
+///
+/// # Errors
+///
+/// [`SysctlError`] where the key leaves `/proc/sys`, or the kernel refuses.
+pub fn write(key: &str, value: &str) -> Result<bool, SysctlError> {
     match read(key)? {
         None => Ok(false),
         Some(found) if found == value => Ok(true),

@@ -4,11 +4,18 @@
 //! sessions alone, and an endpoint that roamed stays where an authenticated packet put it.
 
 mod backend;
+mod belief;
+mod implementation;
+mod kernel;
 mod peer;
 mod tunnel;
 mod userspace;
 
 pub use backend::{Backend, BackendError};
+pub use implementation::Implementations;
+pub use kernel::{Kernel, NetlinkTraffic};
 pub use peer::{PeerStatistics, PeerTarget};
 pub use tunnel::{TunnelError, TunnelTarget};
 pub use userspace::Userspace;
+
+pub(crate) use belief::Fingerprint;

@@ -1,18 +1,21 @@
 //! The files that hold a node's keys.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
 use zeroize::Zeroizing;
 
-use crate::PrivateKey;
+use crate::{PrivateKey, create_private_folder, write_private};
 
-/// First line of a key file: what it is, and its version.
-const HEADER: &str = "meshd-wireguard-key 1";
+/// First line of a key file, without its version.
+const WORD: &str = "meshd-wireguard-key";
+
+/// The version of the form: the first line's end.
+const VERSION: u32 = 1;
 
 /// A folder of key files.
 #[derive(Clone, Debug)]
@@ -66,11 +69,23 @@ pub enum VaultError {
         /// Its mode.
         mode: u32,
     },
-    /// The file is not a key file of a version we know.
-    #[error("the key file {path} is not of the form `{HEADER}` and a base64 key")]
+    /// The file is not a key file.
+    #[error(
+        "the key file {path} is damaged: it is not `{WORD} {VERSION}` and a base64 key; restore it, or move it away for a new key (the peers then see a new identity)"
+    )]
     Malformed {
         /// The file.
         path: PathBuf,
+    },
+    /// The file is a key file of a version we do not know.
+    #[error(
+        "the key file {path} has version {found}, this meshd reads {VERSION}: run the meshd that wrote it, or move it away for a new key (the peers then see a new identity)"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
     },
     /// The system has no randomness.
     #[error("could not make a key")]
@@ -85,14 +100,10 @@ impl Vault {
     /// When the folder cannot be made.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, VaultError> {
         let folder = folder.into();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|source| VaultError::Folder {
-                path: folder.clone(),
-                source,
-            })?;
+        create_private_folder(&folder).map_err(|source| VaultError::Folder {
+            path: folder.clone(),
+            source,
+        })?;
 
         Ok(Self { folder })
     }
@@ -148,38 +159,42 @@ fn read(path: &Path) -> Result<Option<PrivateKey>, VaultError> {
         .take(128)
         .read_to_string(&mut text)
         .map_err(failed)?;
-    let key = text
-        .strip_prefix(HEADER)
-        .and_then(|rest| rest.strip_prefix('\n'))
-        .and_then(PrivateKey::from_base64);
-
-    key.map(Some).ok_or_else(|| VaultError::Malformed {
-        path: path.to_owned(),
-    })
+    parse(&text, path).map(Some)
 }
 
-/// Writes beside the file and renames, so that a crash leaves the old one or the new one.
-fn write(path: &Path, key: &PrivateKey) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.write_all(HEADER.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.write_all(key.to_base64().as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+fn parse(text: &str, path: &Path) -> Result<PrivateKey, VaultError> {
+    let malformed = || VaultError::Malformed {
+        path: path.to_owned(),
+    };
+    let (first, rest) = text.split_once('\n').ok_or_else(malformed)?;
+    let version = first.strip_prefix(WORD).and_then(|end| end.strip_prefix(' '));
+    let found: u32 = version
+        .and_then(|version| version.parse().ok())
+        .ok_or_else(malformed)?;
+    if found != VERSION {
+        return Err(VaultError::Version {
+            path: path.to_owned(),
+            found,
+        });
+    }
 
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    PrivateKey::from_base64(rest).ok_or_else(malformed)
+}
+
+fn write(path: &Path, key: &PrivateKey) -> io::Result<()> {
+    let mut text = Zeroizing::new(String::with_capacity(128));
+    text.push_str(WORD);
+    text.push_str(&format!(" {VERSION}\n"));
+    text.push_str(&key.to_base64());
+    text.push('\n');
+
+    write_private(path, text.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -238,6 +253,39 @@ mod tests {
             fs::read_to_string(&path).unwrap(),
             "meshd-wireguard-key 1\nc2VjcmV0\n"
         );
+    }
+
+    #[test]
+    fn every_damage_of_a_key_file_is_named_and_leaves_it_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let vault = open(&folder);
+        vault.tunnel_key(Slot::First).unwrap();
+        let path = folder.path().join("keys/wireguard.key");
+        let whole = fs::read_to_string(&path).unwrap();
+
+        for length in 0..whole.len() - 1 {
+            fs::write(&path, &whole[..length]).unwrap();
+            let Err(error) = vault.tunnel_key(Slot::First) else {
+                panic!("{length} bytes of a key were used, or replaced")
+            };
+            assert!(error.to_string().contains("wireguard.key"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), whole[..length]);
+        }
+    }
+
+    #[test]
+    fn a_key_of_a_newer_version_is_refused_by_its_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let vault = open(&folder);
+        let path = folder.path().join("keys/wireguard.key");
+        write_private(&path, b"meshd-wireguard-key 2\nwho knows\n").unwrap();
+
+        let Err(error) = vault.tunnel_key(Slot::First) else {
+            panic!("a key of an unknown form was used")
+        };
+
+        assert!(matches!(error, VaultError::Version { found: 2, .. }), "{error}");
+        assert!(fs::read_to_string(&path).unwrap().ends_with("who knows\n"));
     }
 
     fn open(folder: &tempfile::TempDir) -> Vault {

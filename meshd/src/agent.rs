@@ -24,11 +24,13 @@ use anyhow::{Context, bail};
 use dataplane::Dataplane;
 use keyring::{PrivateKey, Slot, Vault};
 use meshd_core::World;
-use model::PublicKey;
+use model::{PublicKey, resource::mesh_configuration::Backend};
+use serde::{Deserialize, de::IntoDeserializer};
 use store::{Client, Credential, Identity};
 use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
+pub(crate) use self::pods::PodFile;
 use self::{recording::Recorder, shell::Shell};
 
 /// Runs the agent of this member until it is told to stop.
@@ -64,6 +66,15 @@ pub(crate) struct Args {
     )]
     wire_socket: PathBuf,
 
+    /// What `Auto` means on this machine: `Kernel` or `Userspace`, where its kernel's WireGuard is not to be used.
+    #[arg(
+        long,
+        env = "MESHD_BACKEND",
+        default_value = "Auto",
+        value_parser = backend
+    )]
+    backend: Backend,
+
     /// Where Prometheus metrics are served.
     #[arg(long, default_value = "127.0.0.1:9091")]
     metrics: SocketAddr,
@@ -72,9 +83,14 @@ pub(crate) struct Args {
     #[arg(long, default_value = "127.0.0.1:9099")]
     health: SocketAddr,
 
-    /// Write every event to this file, for `meshctl replay`.
-    #[arg(long)]
+    /// Write what is heard and decided to this file, or to its end, for `meshctl replay`.
+    #[arg(long, env = "MESHD_RECORD")]
     record: Option<PathBuf>,
+}
+
+/// Reads a backend by its name in `MeshConfiguration`.
+fn backend(text: &str) -> Result<Backend, serde::de::value::Error> {
+    Backend::deserialize(text.into_deserializer())
 }
 
 /// This node's private keys, by their public halves.
@@ -100,11 +116,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn agent(args: Args) -> anyhow::Result<()> {
-    let credential = Credential::load(&args.config).with_context(|| {
-        format!(
-            "no credential in {}; join first: meshd join URL --token T",
-            args.config.display()
-        )
+    let credential = Credential::load(&args.config).context(if args.config.exists() {
+        "no usable credential; restore it, or move it away and join with a --replace token"
+    } else {
+        "no credential; join first: meshd join URL --token T"
     })?;
     let Identity::Node(node) = credential.identity().clone() else {
         bail!("{} is not a member's credential", args.config.display());
@@ -119,10 +134,11 @@ async fn agent(args: Args) -> anyhow::Result<()> {
     let recorder = args
         .record
         .as_deref()
-        .map(|path| Recorder::create(path, &config))
+        .map(|path| Recorder::open(path, &config))
         .transpose()?;
     let hands = dataplane::Config {
         supervisor: args.wire_socket,
+        wireguard: args.backend,
         ..Default::default()
     };
     let dataplane =

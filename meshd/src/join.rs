@@ -4,15 +4,16 @@
 //! of it, and a used token is answered again to the key that used it.
 
 use std::{
-    fs,
-    os::unix::fs::DirBuilderExt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
+use keyring::{create_private_folder, remove_private, write_private};
 use model::NodeName;
-use store::{Credential, Enrolment, Identity, Token, enrol, write_private};
+use store::{Credential, Enrolment, Identity, Token, enrol};
 use zeroize::Zeroizing;
 
 use crate::service;
@@ -62,7 +63,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         .context("the runtime cannot be started")?;
     let token = read_token(&args.token)?;
     let credential = match member(&args, &token, Timestamp::now())? {
-        Some(present) => present,
+        Some(present) => {
+            // An earlier join may have been killed just before its last step.
+            remove_private(&args.identity.join(KEY)).context("the key's file cannot be removed")?;
+            present
+        }
         None => runtime.block_on(become_member(&args, &token))?,
     };
     say(&format!(
@@ -83,7 +88,9 @@ fn member(args: &Args, token: &Token, now: Timestamp) -> anyhow::Result<Option<C
     if !args.config.exists() {
         return Ok(None);
     }
-    let present = Credential::load(&args.config).context("the configuration that is there")?;
+    let present = Credential::load(&args.config).context(
+        "no usable credential; restore it, or move it away and join with a --replace token",
+    )?;
     if present.mesh()? != hex(token.fingerprint()) {
         bail!(
             "{} belongs to another mesh; to leave that one, stop meshd and move the file away",
@@ -125,21 +132,21 @@ async fn become_member(args: &Args, token: &Token) -> anyhow::Result<Credential>
     create_private_parent(&args.config)?;
     credential.save(&args.config)?;
     // The key is in the configuration now; the next join makes another.
-    fs::remove_file(args.identity.join(KEY)).context("the key's file cannot be removed")?;
+    remove_private(&args.identity.join(KEY)).context("the key's file cannot be removed")?;
 
     Ok(credential)
 }
 
 const KEY: &str = "joining.key";
 
+/// Largest key that is read, in bytes.
+const KEY_MAX: u64 = 16 * 1024;
+
 /// Returns the host's key; makes it where an earlier join left none.
 fn host_key(directory: &Path) -> anyhow::Result<Zeroizing<String>> {
     let path = directory.join(KEY);
     if path.exists() {
-        let key = fs::read_to_string(&path);
-        return key
-            .map(Zeroizing::new)
-            .with_context(|| format!("cannot read {}", path.display()));
+        return read_key(&path);
     }
     create_private_parent(&path)?;
     let key = Enrolment::generate_key()?;
@@ -149,15 +156,27 @@ fn host_key(directory: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(key)
 }
 
+/// Reads the key that an earlier join left. A damaged one is not replaced: a token may be bound to it.
+fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+    let mut key = Zeroizing::new(String::with_capacity(KEY_MAX as usize));
+    File::open(path)
+        .and_then(|file| file.take(KEY_MAX).read_to_string(&mut key))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if !Enrolment::is_key(&key) {
+        bail!(
+            "{} is damaged: remove it, and join again with a token that was not used yet",
+            path.display()
+        );
+    }
+
+    Ok(key)
+}
+
 fn create_private_parent(path: &Path) -> anyhow::Result<()> {
     let Some(directory) = path.parent() else {
         return Ok(());
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(|| format!("cannot make {}", directory.display()))
+    create_private_folder(directory).with_context(|| format!("cannot make {}", directory.display()))
 }
 
 fn read_token(text: &str) -> anyhow::Result<Token> {

@@ -1,10 +1,13 @@
 //! `meshd`: the agent of a member, and the embedded server.
 
 mod agent;
+mod former;
 mod guard;
 mod join;
 mod serve;
 mod service;
+mod stored;
+mod uninstall;
 
 use std::{io::IsTerminal, process::ExitCode};
 
@@ -27,6 +30,7 @@ enum Command {
     Guard(guard::Args),
     Join(join::Args),
     Serve(serve::Args),
+    Uninstall(uninstall::Args),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         Command::Guard(args) => guard::run(&args),
         Command::Join(args) => join::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Uninstall(args) => uninstall::run(&args),
     };
 
     match outcome {

@@ -2,16 +2,19 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
 };
 
 use anyhow::{Context, bail};
 
-/// What a member runs: the tunnel first, then the agent; the guard at every boot.
-const UNITS: [&str; 3] = ["meshwire.service", "meshd.service", "meshd-guard.service"];
+/// The agent.
+const AGENT: &str = "meshd.service";
 
-/// Where units are looked for.
+/// What a member runs: the tunnel first, then the agent; the guard at every boot.
+const UNITS: [&str; 3] = ["meshwire.service", AGENT, "meshd-guard.service"];
+
+/// Where units are looked for: an administrator's folders, then the packages'.
 const UNIT_FOLDERS: [&str; 3] = [
     "/etc/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -54,8 +57,56 @@ pub(crate) fn start() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Stops the agent, where systemd runs it; returns whether systemd did.
+pub(crate) fn stop_agent() -> anyhow::Result<bool> {
+    if !runs_this_host() || !is_installed(AGENT) {
+        return Ok(false);
+    }
+    if !systemctl(&["stop", AGENT])?.success() {
+        bail!("systemctl could not stop {AGENT}; see: systemctl status {AGENT}");
+    }
+
+    Ok(true)
+}
+
+/// Returns the unit files of a member that an administrator put there, as [`start`] says; those of a
+/// package are the package's.
+pub(crate) fn own_files() -> Vec<PathBuf> {
+    let folders = UNIT_FOLDERS.iter().take(2);
+    let files = folders.flat_map(|folder| UNITS.map(|unit| Path::new(folder).join(unit)));
+
+    files.filter(|file| file.exists()).collect()
+}
+
+/// Stops and disables a member's services where systemd runs, and removes their unit files.
+pub(crate) fn remove() -> anyhow::Result<()> {
+    let systemd = runs_this_host();
+    let installed: Vec<&str> = UNITS
+        .into_iter()
+        .filter(|unit| is_installed(unit))
+        .collect();
+    if systemd && !installed.is_empty() {
+        let arguments = [&["disable", "--now"], installed.as_slice()].concat();
+        if !systemctl(&arguments)?.success() {
+            bail!("systemctl could not disable {}", installed.join(", "));
+        }
+    }
+    // In a container or a lab the folders are the host's, and so are the units in them.
+    if !systemd {
+        return Ok(());
+    }
+    for file in own_files() {
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+    }
+    if !systemctl(&["daemon-reload"])?.success() {
+        bail!("systemctl could not reload the units");
+    }
+
+    Ok(())
+}
+
 /// Returns whether systemd runs, and for this network: in a container or a lab it is somebody else's.
-fn runs_this_host() -> bool {
+pub(crate) fn runs_this_host() -> bool {
     let network = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
 
     Path::new("/run/systemd/system").is_dir()

@@ -1,4 +1,4 @@
-//! What sources tell the brain. Every event can be written to a recording and read back.
+//! What sources tell the brain. Every event can be written to a [recording](crate::recording) and read back.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -6,12 +6,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ActionId, ActionResult, Family, InterfaceName, Kind, Moment, ObjectKey, PodName, PublicKey,
-    Resource,
+    ActionId, ActionResult, Family, InterfaceName, Kind, ObjectKey, Pass, PodName, PublicKey,
+    Resource, firewall::Firewalls,
 };
-
-/// The version of [`Event`] in recordings.
-pub const EVENT_VERSION: u32 = 1;
 
 /// Something that the agent learned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,30 +42,18 @@ pub enum Event {
         /// The peer.
         peer: PublicKey,
     },
+    /// Other programs' packet filters, as far as they concern us.
+    Firewalls(Firewalls),
     /// A pod asks for its interface (CNI ADD).
     PodRequested(PodRequest),
     /// A pod's interface is to go (CNI DEL).
     PodReleased(PodName),
     /// An action came to an end.
     ActionDone(ActionId, ActionResult),
-    /// The dataplane finished a pass over the plan of this generation.
-    PlanApplied {
-        /// The newest [`Plan::generation`](crate::Plan::generation) that the pass saw.
-        generation: u64,
-        /// What could not be applied: target and reason. Empty: the machine matches the plan.
-        failures: BTreeMap<String, String>,
-    },
+    /// The dataplane finished a pass over the plan.
+    PlanApplied(Pass),
     /// Time passed.
     Tick,
-}
-
-/// An event and when it came, as a recording holds it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Recorded {
-    /// When the event was applied.
-    pub at: Moment,
-    /// The event.
-    pub event: Event,
 }
 
 /// A network interface of the machine.

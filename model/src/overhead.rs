@@ -5,6 +5,15 @@ use crate::Family;
 /// Smallest MTU that carries IPv4 (RFC 791) with room for our own minimum.
 pub const MIN_MTU: u32 = 576;
 
+/// Returns the smallest MTU of a device that carries this family: RFC 791 §3.2, RFC 8200 §5. Linux takes
+/// IPv6 away from a device whose MTU is less.
+pub const fn least_mtu(family: Family) -> u32 {
+    match family {
+        Family::V4 => 68,
+        Family::V6 => 1280,
+    }
+}
+
 /// WireGuard pads its payload to a multiple of this many bytes (§5.4.6 of its paper).
 pub const WIREGUARD_PADDING: u32 = 16;
 
@@ -32,7 +41,8 @@ impl Encapsulation {
 
 /// Returns the largest packet that fits when `layers` are put around it, outermost first.
 ///
-/// Padding never enlarges a packet past the tunnel's MTU, so it costs nothing here.
+/// Padding never enlarges a packet past the tunnel's MTU, so it costs nothing here. Where a route carries
+/// less than its tunnel's device, it does: see [`WIREGUARD_PADDING`].
 pub fn inner_mtu(underlay: u32, layers: &[Encapsulation]) -> u32 {
     layers
         .iter()

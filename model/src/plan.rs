@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     net::{IpAddr, SocketAddr},
 };
 
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Family, InterfaceName, PodName, PublicKey, Table,
-    nft::{Chain, ChainKey, Element, SetKey, SetKind},
+    firewall::Opening,
+    nft::{Chain, ChainKey, Element, NftFamily, SetKey, SetKind},
     resource::mesh_configuration::Backend,
 };
 
@@ -45,6 +47,8 @@ pub struct Plan {
     pub routes: Table<RouteKey, Route>,
     /// Policy routing rules.
     pub rules: Table<RuleKey, ()>,
+    /// Rules in other firewalls' extension points.
+    pub openings: Table<Opening, ()>,
 }
 
 /// A WireGuard device. Its private key is the keyring's; the row names the public half.
@@ -60,6 +64,9 @@ pub struct Tunnel {
     pub mtu: u32,
     /// Which implementation.
     pub backend: Backend,
+    /// Whether packets are taken in by a thread of the device's own (Felix's
+    /// `wireguardThreadingEnabled`; `/sys/class/net/DEVICE/threaded`). For the kernel's alone.
+    pub threaded: bool,
 }
 
 /// A WireGuard peer.
@@ -140,4 +147,55 @@ pub struct RuleKey {
     pub without_mark: Option<u32>,
     /// The table to look in.
     pub table: u32,
+}
+
+/// Names a row of the plan, whichever table it is in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum RowKey {
+    /// An nftables set.
+    Set(SetKey),
+    /// An element of an nftables set.
+    Element(SetKey, Element),
+    /// An nftables chain.
+    Chain(ChainKey),
+    /// A value under `/proc/sys`.
+    Sysctl(String),
+    /// A pod's veth pair.
+    Pod(PodName),
+    /// A WireGuard device.
+    Tunnel(InterfaceName),
+    /// An address on a device.
+    Address(InterfaceName, IpNet),
+    /// A WireGuard peer.
+    Peer(InterfaceName, PublicKey),
+    /// A route.
+    Route(RouteKey),
+    /// A policy routing rule.
+    Rule(RuleKey),
+    /// A rule in another firewall's extension point.
+    Opening(Opening),
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = |table: &NftFamily| match table {
+            NftFamily::Inet => "inet",
+            NftFamily::Netdev => "netdev",
+        };
+        match self {
+            Self::Set(key) => write!(f, "set {} {}", table(&key.table), key.name),
+            Self::Element(key, element) => {
+                write!(f, "{element:?} in set {} {}", table(&key.table), key.name)
+            }
+            Self::Chain(key) => write!(f, "chain {} {}", table(&key.table), key.name),
+            Self::Sysctl(name) => write!(f, "sysctl {name}"),
+            Self::Pod(pod) => write!(f, "pod {pod}"),
+            Self::Tunnel(device) => write!(f, "device {device}"),
+            Self::Address(device, address) => write!(f, "address {address} on {device}"),
+            Self::Peer(device, key) => write!(f, "peer {key} on {device}"),
+            Self::Route(key) => write!(f, "route {} in table {}", key.destination, key.table),
+            Self::Opening(opening) => write!(f, "{opening}"),
+            Self::Rule(key) => write!(f, "rule {} to table {}", key.priority, key.table),
+        }
+    }
 }

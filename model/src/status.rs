@@ -8,7 +8,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeName, ObjectKey, Phase, PodName, PublicKey};
+use crate::{Family, NodeName, ObjectKey, Phase, PodName, PublicKey};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,10 +22,15 @@ pub struct Status {
     pub store_connected: bool,
     /// Whether everything the store held at the start has been seen.
     pub in_sync: bool,
+    /// Whether the node does its part: in sync, and all applied that it needs as a whole. A pod that
+    /// is in trouble does not change that.
+    pub ready: bool,
     /// Whether the machine matches the plan.
     pub converged: bool,
-    /// What could not be applied, by target.
+    /// What was refused, by target: whatever stands behind it in the plan's order waits.
     pub failures: BTreeMap<String, String>,
+    /// Rows of the plan that wait for what they stand on.
+    pub incomplete: Vec<IncompleteStatus>,
     /// Encryption.
     pub encryption: Encryption,
     /// Own addresses that peers use.
@@ -38,6 +43,18 @@ pub struct Status {
     pub peers: BTreeMap<String, usize>,
     /// What an operator should know, by type.
     pub conditions: BTreeMap<String, String>,
+}
+
+/// A row of the plan that could not be set because what it stands on is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IncompleteStatus {
+    /// The row.
+    pub row: String,
+    /// What is missing.
+    pub reason: String,
+    /// Whether the node as a whole needs it: readiness and the switching of encryption wait for it.
+    pub essential: bool,
 }
 
 /// Where encryption stands.
@@ -66,8 +83,10 @@ pub struct Encryption {
 pub struct DeviceStatus {
     /// Its name.
     pub name: String,
-    /// `kernel` or `meshwire`.
+    /// `kernel`, `meshwire`, or `none` while the device is not there.
     pub backend: String,
+    /// Why this one, or why none.
+    pub backend_reason: String,
     /// Its public key.
     pub key: PublicKey,
     /// Its UDP port.
@@ -98,6 +117,8 @@ pub struct PeerStatus {
     pub node: NodeName,
     /// Where it stands.
     pub state: PeerState,
+    /// The same for each family in which something could travel to it.
+    pub families: BTreeMap<Family, PeerState>,
     /// Why, when the state is not `Encrypted`.
     pub reason: Option<String>,
     /// The peer's own phase.
@@ -121,8 +142,10 @@ pub struct PeerStatus {
 /// How packets to a peer travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PeerState {
-    /// Encrypted, and nothing else is accepted from it.
+    /// Encrypted, and nothing else is accepted from it; in the kernel, not only in the plan.
     Encrypted,
+    /// One family is encrypted and the other is not.
+    Partly,
     /// Both ends are switching.
     Enabling,
     /// In plaintext: encryption is off.

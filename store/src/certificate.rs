@@ -11,7 +11,13 @@
 //! the server's certificate against [`SERVER_NAME`], which this CA gives to servers only, so that a
 //! server may change its addresses.
 
-use std::{fs, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use model::NodeName;
@@ -29,7 +35,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     caller::Identity,
-    file::{create_private_directory, read_bounded, write_private},
+    file::{create_private_folder, read_bounded, write_private},
 };
 
 /// The name that every server's certificate carries and every client asks for.
@@ -63,6 +69,15 @@ pub(crate) struct CertificateAuthority {
 
 /// A private key that is wiped when it goes.
 pub(crate) struct PrivateKey(KeyPair);
+
+/// What a mesh's CA has done so far, as the store knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Past {
+    /// Nothing: the first start of the server has not come to its end.
+    Blank,
+    /// It has signed certificates.
+    Signed,
+}
 
 /// A certificate that was just signed.
 #[derive(Clone, Debug)]
@@ -115,6 +130,22 @@ pub enum CertificateError {
         present: String,
         /// The file that is missing.
         missing: String,
+    },
+    /// Certificate and key are both gone, and members hold certificates that they signed.
+    #[error(
+        "{missing} is gone, and this mesh's members are known by it: restore it from a backup, or move the whole folder away to start a new mesh"
+    )]
+    Gone {
+        /// The key's file.
+        missing: String,
+    },
+    /// A file of the CA does not hold what it should.
+    #[error(
+        "the CA's file {path} is damaged: restore it from a backup; without it every member must join anew"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
     },
     /// The signing request cannot be used.
     #[error("the signing request is malformed or not signed by its own key")]
@@ -180,44 +211,61 @@ impl rcgen::SigningKey for PrivateKey {
 }
 
 impl CertificateAuthority {
-    /// Reads the CA in a directory, or makes one where there is none.
-    pub(crate) fn open(directory: &Path, now: Timestamp) -> Result<Self, CertificateError> {
-        let [certificate, key] = ["ca.crt", "ca.key"].map(|name| directory.join(name));
-        match (certificate.exists(), key.exists()) {
-            (true, true) => Self::load(&certificate, &key),
-            (false, false) => Self::create(&certificate, &key, now),
-            (true, false) => Err(CertificateError::half(&certificate, &key)),
-            (false, true) => Err(CertificateError::half(&key, &certificate)),
+    /// Reads the CA in a directory. Makes one where there is none, and goes on with making it where
+    /// that was cut off, as long as it has signed nothing.
+    pub(crate) fn open(
+        directory: &Path,
+        past: Past,
+        now: Timestamp,
+    ) -> Result<Self, CertificateError> {
+        let [certificate, key] = files(directory);
+        match (certificate.exists(), key.exists(), past) {
+            (true, true, _) => Self::load(&certificate, &key),
+            (false, false, Past::Signed) => Err(CertificateError::Gone {
+                missing: key.display().to_string(),
+            }),
+            (false, false, Past::Blank) => {
+                create_private_folder(directory).map_err(CertificateError::file(directory))?;
+                let private = PrivateKey::generate()?;
+                write_private(&key, private.reveal().as_bytes())
+                    .map_err(CertificateError::file(&key))?;
+                Self::certify(&certificate, private, now)
+            }
+            // Killed between its two files.
+            (false, true, Past::Blank) => Self::certify(&certificate, read_key(&key)?, now),
+            (false, true, Past::Signed) => Err(CertificateError::half(&key, &certificate)),
+            (true, false, _) => Err(CertificateError::half(&certificate, &key)),
         }
     }
 
-    fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
-        let read = |path| read_bounded(path, FILE_MAX).map_err(CertificateError::file(path));
-        let pem = read(certificate)?;
-        let key = Zeroizing::new(read(key)?);
-
-        Self::from_pem(pem, PrivateKey::parse(&key)?)
+    /// Returns whether a directory holds a whole CA.
+    pub(crate) fn is_in(directory: &Path) -> bool {
+        files(directory).iter().all(|file| file.exists())
     }
 
-    fn create(certificate: &Path, key: &Path, now: Timestamp) -> Result<Self, CertificateError> {
-        let directory = key.parent().unwrap_or(Path::new("."));
-        create_private_directory(directory).map_err(CertificateError::file(directory))?;
-        let private = PrivateKey::generate()?;
+    fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let pem =
+            read_bounded(certificate, FILE_MAX).map_err(CertificateError::file(certificate))?;
+        let private = read_key(key)?;
+
+        Self::from_pem(pem, private).map_err(|_| CertificateError::Damaged {
+            path: certificate.display().to_string(),
+        })
+    }
+
+    /// Makes the certificate of a key that has signed nothing yet.
+    fn certify(
+        certificate: &Path,
+        private: PrivateKey,
+        now: Timestamp,
+    ) -> Result<Self, CertificateError> {
         let mut params = lived(CertificateParams::default(), now, CA_LIFE)?;
         params.distinguished_name = common_name(&format!("meshd CA {}", now.as_second()));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(serial()?);
         let pem = params.self_signed(&private)?.pem();
-        let write = |path: &Path, text: &str| {
-            write_private(path, text.as_bytes()).map_err(CertificateError::file(path))
-        };
-        write(key, &private.reveal())?;
-        if let Err(error) = write(certificate, &pem) {
-            // A key without a certificate would block the next start.
-            fs::remove_file(key).map_err(CertificateError::file(key))?;
-            return Err(error);
-        }
+        write_private(certificate, pem.as_bytes()).map_err(CertificateError::file(certificate))?;
 
         Self::from_pem(pem, private)
     }
@@ -375,6 +423,19 @@ impl CertificateError {
     }
 }
 
+/// The files of a CA: its certificate, and its key.
+fn files(directory: &Path) -> [PathBuf; 2] {
+    ["ca.crt", "ca.key"].map(|name| directory.join(name))
+}
+
+fn read_key(path: &Path) -> Result<PrivateKey, CertificateError> {
+    let text = read_bounded(path, FILE_MAX).map_err(CertificateError::file(path))?;
+
+    PrivateKey::parse(&Zeroizing::new(text)).map_err(|_| CertificateError::Damaged {
+        path: path.display().to_string(),
+    })
+}
+
 fn uri(identity: &Identity) -> String {
     format!("meshd:{}:{}", identity.role(), identity.name())
 }
@@ -433,13 +494,15 @@ fn trim(serial: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn a_certificate_says_who_its_holder_is_whatever_the_request_said() {
         let directory = tempfile::tempdir().unwrap();
         let now = Timestamp::now();
-        let ca = CertificateAuthority::open(directory.path(), now).unwrap();
+        let ca = CertificateAuthority::open(directory.path(), Past::Blank, now).unwrap();
         let key = PrivateKey::generate().unwrap();
         let mut boast = CertificateParams::default();
         boast.subject_alt_names = vec![SanType::URI("meshd:admin:me".try_into().unwrap())];
@@ -470,15 +533,61 @@ mod tests {
     #[test]
     fn the_ca_survives_a_restart_and_half_of_it_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let now = Timestamp::now();
-        let first = CertificateAuthority::open(directory.path(), now).unwrap();
-        let again = CertificateAuthority::open(directory.path(), now).unwrap();
+        let open = |past| CertificateAuthority::open(directory.path(), past, Timestamp::now());
+        let first = open(Past::Blank).unwrap();
+        let again = open(Past::Signed).unwrap();
         assert_eq!(first.fingerprint(), again.fingerprint());
 
         fs::remove_file(directory.path().join("ca.key")).unwrap();
 
-        let half = CertificateAuthority::open(directory.path(), now);
-        assert!(matches!(half, Err(CertificateError::Half { .. })));
+        for past in [Past::Blank, Past::Signed] {
+            assert!(matches!(open(past), Err(CertificateError::Half { .. })));
+        }
+    }
+
+    #[test]
+    fn a_ca_that_signed_is_never_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |past| CertificateAuthority::open(directory.path(), past, Timestamp::now());
+
+        assert!(matches!(open(Past::Signed), Err(CertificateError::Gone { .. })));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn making_a_ca_goes_on_with_the_key_that_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |past| CertificateAuthority::open(directory.path(), past, Timestamp::now());
+        open(Past::Blank).unwrap();
+        let key = || fs::read(directory.path().join("ca.key")).unwrap();
+        let before = key();
+        fs::remove_file(directory.path().join("ca.crt")).unwrap();
+
+        assert!(matches!(open(Past::Signed), Err(CertificateError::Half { .. })));
+        open(Past::Blank).unwrap();
+
+        assert_eq!(key(), before);
+        open(Past::Signed).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_ca_is_named_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || CertificateAuthority::open(directory.path(), Past::Signed, Timestamp::now());
+        CertificateAuthority::open(directory.path(), Past::Blank, Timestamp::now()).unwrap();
+        for file in files(directory.path()) {
+            let whole = fs::read(&file).unwrap();
+            for text in [&whole[..0], &whole[..whole.len() / 2], b"garbage"] {
+                fs::write(&file, text).unwrap();
+                let Err(error) = open() else {
+                    panic!("a damaged CA was used")
+                };
+                assert!(error.to_string().contains(&*file.to_string_lossy()), "{error}");
+                assert_eq!(fs::read(&file).unwrap(), text);
+            }
+            fs::write(&file, whole).unwrap();
+        }
+        open().unwrap();
     }
 
     #[test]

@@ -138,6 +138,14 @@ impl Client {
         call(service(channel).create(object)).await?.decode()
     }
 
+    /// Takes in that this machine's addresses changed: a connection from one that is gone is ended, and
+    /// made anew when next used.
+    pub fn addresses_changed(&self) {
+        if let Err(error) = self.connector.end_if_stranded() {
+            tracing::debug!(%error, "The connection to the server cannot be ended");
+        }
+    }
+
     /// Streams every object of these kinds and all that happens to them.
     ///
     /// See [`watch_all`](crate::watch_all), which this calls.

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::{
     caller::Identity,
     certificate::{Leaf, LeafError},
-    file::{create_private_directory, read_bounded, write_private},
+    file::{create_private_folder, read_bounded, write_private},
 };
 
 /// Largest credential file that is read, in bytes.
@@ -69,6 +69,14 @@ pub enum CredentialError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file is there, and is no credential that can be used.
+    #[error("the credential in {path} cannot be used: {reason}")]
+    Unusable {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: Box<CredentialError>,
+    },
     /// The text is not a credential.
     #[error("not a credential file: {0}")]
     Parse(String),
@@ -86,6 +94,14 @@ pub enum CredentialError {
     /// Certificate and key do not fit, or the CA cannot be used.
     #[error("certificate, key and CA do not fit together")]
     Tls(#[from] rustls::Error),
+}
+
+/// What every version of the file has.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,7 +148,10 @@ impl Credential {
             source,
         })?;
 
-        Self::parse(&text)
+        Self::parse(&text).map_err(|reason| CredentialError::Unusable {
+            path: path.display().to_string(),
+            reason: Box::new(reason),
+        })
     }
 
     /// Parses the text of a credential file.
@@ -142,11 +161,14 @@ impl Credential {
             let place = error.location().map(|at| format!("line {}", at.line()));
             CredentialError::Parse(place.unwrap_or_else(|| "malformed YAML".to_owned()))
         };
-        let file: CredentialFile = serde_yaml_ng::from_str(text).map_err(parse)?;
-        if file.api_version != API_VERSION || file.kind != KIND {
-            let expected = format!("expected apiVersion {API_VERSION} and kind {KIND}");
+        let head: Head = serde_yaml_ng::from_str(text).map_err(parse)?;
+        if head.api_version != API_VERSION || head.kind != KIND {
+            let found: String = head.api_version.chars().take(64).collect();
+            let expected =
+                format!("expected apiVersion {API_VERSION} and kind {KIND}, found {found:?}");
             return Err(CredentialError::Parse(expected));
         }
+        let file: CredentialFile = serde_yaml_ng::from_str(text).map_err(parse)?;
         if file.servers.is_empty() {
             return Err(CredentialError::Parse(
                 "servers: expected at least one URL".to_owned(),
@@ -207,7 +229,7 @@ impl Credential {
                 return Ok(Installed::OtherMesh);
             }
         }
-        create_private_directory(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+        create_private_folder(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         self.save(path)?;
 
         Ok(Installed::Written)

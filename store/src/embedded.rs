@@ -35,7 +35,7 @@ pub(crate) use self::{
 use crate::{
     Caller, StoreError,
     backend::{List, Precondition, Store, WatchStream},
-    file::{create_private_directory, touch_private},
+    file::{create_private_folder, touch_private},
 };
 
 /// A store in a file. Clones share it; the file is closed when the last of them is dropped.
@@ -76,7 +76,9 @@ pub enum OpenError {
     #[error("the database cannot use a write-ahead log (its journal stays {0:?})")]
     Journal(String),
     /// The file was written by another version of meshd.
-    #[error("the database has form {found}; this version of meshd reads form {known}")]
+    #[error(
+        "the database has form {found}, this meshd reads form {known}: run the meshd that wrote it, or restore a backup"
+    )]
     Version {
         /// The file's form.
         found: i64,
@@ -105,7 +107,7 @@ impl Embedded {
     /// [`OpenError`]; a file of a newer version is left as it is.
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let directory = path.parent().unwrap_or(Path::new("."));
-        create_private_directory(directory).map_err(OpenError::Directory)?;
+        create_private_folder(directory).map_err(OpenError::Directory)?;
         // SQLite gives its other files the mode of this one.
         touch_private(path).map_err(OpenError::Directory)?;
         let connection = schema::open_writer(path)?;

@@ -90,6 +90,11 @@ impl Enrolment<'_> {
 
         Ok(key.reveal())
     }
+
+    /// Returns whether a text is a private key as [`generate_key`](Self::generate_key) makes it.
+    pub fn is_key(text: &str) -> bool {
+        PrivateKey::parse(text).is_ok()
+    }
 }
 
 /// Asks the server to make this host a member, and returns its credential.

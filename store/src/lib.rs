@@ -32,9 +32,12 @@ mod error;
 mod file;
 mod message;
 mod server;
+mod socket;
 mod source;
 mod token;
 
+#[cfg(feature = "fuzz")]
+pub use self::server::{Door, Reply};
 pub use self::{
     backend::{List, Precondition, Store, WatchEvent, WatchStream},
     caller::{Caller, Identity, Origin},
@@ -43,7 +46,6 @@ pub use self::{
     embedded::{Embedded, OpenError, Options, Session},
     enrol::{EnrolError, Enrolment, enrol},
     error::{Denial, StoreError},
-    file::write_private,
     server::{Counters, ServeError, Server, ServerOptions},
     source::{StoreEvent, watch_all},
     token::{Token, TokenEntry, TokenError, TokenRequest},

@@ -9,6 +9,8 @@
 //! comes from goes with every write: it is what grants a node its address.
 
 mod connection;
+#[cfg(feature = "fuzz")]
+mod door;
 mod host;
 mod limit;
 mod service;
@@ -33,12 +35,15 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
+#[cfg(feature = "fuzz")]
+pub use self::door::{Door, Reply};
 pub use self::limit::Counters;
 use self::{connection::Gate, service::Service, tls::ServerCertificate};
 use crate::{
     Caller, Credential, CredentialError, Embedded, Identity, OpenError, Options, Store, StoreError,
     certificate::{ADMIN_LIFE, CertificateAuthority, CertificateError, PrivateKey},
     message::proto,
+    socket,
 };
 
 /// Connections that may wait for HTTP/2 to take them.
@@ -87,8 +92,24 @@ pub(crate) struct Context {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The store cannot be opened.
-    #[error("cannot open the store")]
-    Store(#[from] OpenError),
+    #[error("cannot open the store {path}")]
+    Store {
+        /// Its file.
+        path: String,
+        /// Why.
+        source: OpenError,
+    },
+    /// The store cannot be read.
+    #[error("cannot read the store")]
+    Read(#[source] StoreError),
+    /// The mesh has a CA, and its store is gone.
+    #[error(
+        "{path} is missing or empty, though this mesh has a CA: restore it from a backup, or move the whole folder away to start a new mesh"
+    )]
+    Emptied {
+        /// The store's file.
+        path: String,
+    },
     /// The CA cannot be read or made, or cannot sign.
     #[error("cannot use the CA")]
     Certificate(#[from] CertificateError),
@@ -124,9 +145,10 @@ impl Server {
     ///
     /// [`ServeError`] names the step that failed.
     pub async fn start(options: ServerOptions, now: Timestamp) -> Result<Self, ServeError> {
-        let store = Embedded::open(&options.data.join("store.db"), options.store)?;
-        let authority = CertificateAuthority::open(&options.data, now)?;
-        let listener = TcpListener::bind(options.listen).await;
+        let store = open_store(&options)?;
+        let past = store.past().await.map_err(ServeError::Read)?;
+        let authority = CertificateAuthority::open(&options.data, past, now)?;
+        let listener = socket::listen(options.listen);
         let wrong = |source| ServeError::Listen {
             address: options.listen,
             source,
@@ -218,6 +240,30 @@ impl Server {
 
         Ok(served?)
     }
+}
+
+/// Opens the store, or makes it at the first start: never beside a CA, which comes after it.
+fn open_store(options: &ServerOptions) -> Result<Embedded, ServeError> {
+    let path = options.data.join("store.db");
+    if CertificateAuthority::is_in(&options.data) && is_empty(&path) {
+        return Err(ServeError::Emptied {
+            path: path.display().to_string(),
+        });
+    }
+
+    Embedded::open(&path, options.store.clone()).map_err(|source| ServeError::Store {
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+/// Returns whether a database has no byte yet, in its file or in its log.
+fn is_empty(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+
+    length(path) == 0 && length(Path::new(&log)) == 0
 }
 
 impl Context {

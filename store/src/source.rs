@@ -23,7 +23,7 @@ use std::{
 use futures::StreamExt;
 use model::{Kind, Object, ObjectKey, Revision};
 use rand_core::{OsRng, TryRngCore};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
@@ -32,7 +32,8 @@ use crate::{
 };
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// A server that was away is found again well before its absence is felt.
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 const QUEUE: usize = 256;
 
 /// What a consumer of [`watch_all`] learns.
@@ -90,6 +91,8 @@ pub fn watch_all(
 struct Connection {
     unreachable: AtomicUsize,
     told: tokio::sync::Mutex<Option<bool>>,
+    /// Wakes the kinds that wait, as soon as one of them finds the store again.
+    found: Notify,
 }
 
 struct Follower {
@@ -111,6 +114,7 @@ impl Follower {
     async fn run(mut self) {
         let mut delay = FIRST_DELAY;
         let events = self.events.clone();
+        let connection = Arc::clone(&self.connection);
         loop {
             let reached = tokio::select! {
                 followed = self.follow() => followed,
@@ -123,6 +127,7 @@ impl Follower {
             }
             tokio::select! {
                 () = tokio::time::sleep(jittered(delay)) => {}
+                () = connection.found.notified() => {}
                 () = events.closed() => return,
             }
         }
@@ -237,7 +242,10 @@ impl Follower {
         let before = self.reachable.replace(reachable);
         let count = &self.connection.unreachable;
         match (before, reachable) {
-            (Some(false), true) => count.fetch_sub(1, Ordering::SeqCst),
+            (Some(false), true) => {
+                self.connection.found.notify_waiters();
+                count.fetch_sub(1, Ordering::SeqCst)
+            }
             (None | Some(true), false) => count.fetch_add(1, Ordering::SeqCst),
             (None | Some(true), true) | (Some(false), false) => return self.tell_first().await,
         };

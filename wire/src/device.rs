@@ -1,13 +1,16 @@
-//! One tunnel device: a TUN, two UDP sockets, a UAPI socket, and three threads around one [`Tunnel`].
+//! One tunnel device: a TUN, two UDP sockets, a UAPI socket, and four threads around one [`Tunnel`].
 //!
 //! ```text
 //!            ┌── outbound thread: TUN ─▶ route ─▶ cut ─▶ send ─▶ seal ─▶ UDP
 //!  Shared ───┼── inbound thread:  UDP ─▶ open ─▶ received ─▶ merge ─▶ TUN
+//!            │        └─ handshake messages ─▶ a bounded box
+//!            ├── handshake thread: box ─▶ doorkeeper ─▶ tunnel
 //!            └── control thread:  timers, UAPI, link up/down/MTU, end of the device
 //! ```
 //!
 //! Packets are sealed and opened outside the lock on the tunnel; the lock is taken once per batch. Each packet runs
-//! to completion on the thread that read it: no channel, no hand-over, no allocation per packet.
+//! to completion on the thread that read it: no channel, no hand-over, no allocation per packet. Handshakes alone are
+//! handed over, so that nothing a stranger sends holds up a packet.
 //!
 //! As with the kernel's WireGuard, the sockets are open while the interface is up.
 
@@ -30,13 +33,14 @@ mod alarm;
 mod batch;
 mod control;
 mod counter;
+mod handshake;
 mod inbound;
 mod outbound;
 mod shared;
 
 pub use counter::Counters;
 
-/// Stack of each of the three threads. Their buffers are on the heap.
+/// Stack of each of the four threads. Their buffers are on the heap.
 const STACK: usize = 256 << 10;
 
 /// What a device is made from.
@@ -138,11 +142,14 @@ impl Device {
             })?;
         let mut device = Self {
             shared,
-            threads: Vec::with_capacity(3),
+            threads: Vec::with_capacity(4),
         };
         let outbound = outbound::Outbound::new(Arc::clone(&device.shared));
-        let inbound = inbound::Inbound::new(Arc::clone(&device.shared));
+        let (handshakes, letterbox) =
+            handshake::Handshakes::new(Arc::clone(&device.shared), seed()?);
+        let inbound = inbound::Inbound::new(Arc::clone(&device.shared), letterbox);
         device.spawn("control", move || control.run())?;
+        device.spawn("handshake", move || handshakes.run())?;
         device.spawn("inbound", move || inbound.run())?;
         device.spawn("outbound", move || outbound.run())?;
         tracing::info!(

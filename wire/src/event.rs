@@ -55,6 +55,13 @@ pub enum Event {
         /// The peer.
         peer: Key,
     },
+    /// Somebody set something through the device's UAPI socket: its key, port, mark or peers.
+    ///
+    /// Only for who asked to [`watch`](crate::supervise::Request::Watch).
+    Configured {
+        /// The device's name.
+        interface: String,
+    },
     /// The subscriber was too slow and missed this many events: look at the state again.
     Lost {
         /// How many.

@@ -11,4 +11,5 @@ pub(crate) mod checksum;
 pub(crate) mod ip;
 pub(crate) mod merge;
 pub(crate) mod segment;
+pub(crate) mod unreachable;
 pub(crate) mod virtio;

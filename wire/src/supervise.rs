@@ -62,6 +62,9 @@ pub enum Request {
     List,
     /// From now on, what happens.
     Events,
+    /// From now on, what happens, and each time that a device is configured: whoever watches need not
+    /// look at devices to find out. Unknown to services before 0.2, which refuse it.
+    Watch,
 }
 
 /// What the service answers.

@@ -1,4 +1,9 @@
 //! WireGuard devices, which send no notifications: looked at, and told of by the tunnel service.
+//!
+//! The kernel says nothing of its devices at all. A look reads all of a device; its price sets how
+//! often there is one, so that looking takes half a percent of a core for as long as a change by
+//! somebody else is still undone within about a second. The tunnel service says when somebody
+//! configures a device of its own: those are looked at then, and hardly ever otherwise.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,62 +12,121 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
-use model::{InterfaceName, PublicKey};
+use model::{InterfaceName, PublicKey, pass::Implementation, plan::Tunnel};
 use wire::{
     event::Event,
-    supervise::{Client, Events},
-    uapi::{self, Status},
+    supervise::{Client, ClientError, Events},
+    uapi::Status,
 };
 
-use crate::Component;
+use crate::{
+    Component,
+    wireguard::{Fingerprint, Implementations},
+};
 
 /// How often a tunnel service that is away is looked for.
 const RECONNECT: Duration = Duration::from_millis(500);
 
 /// How often a device is looked at. At most one part in [`SHARE`] of the time is spent on it, unless
-/// that meant to look so rarely that a removed peer is not back within a second.
+/// that meant to look so rarely that a removed peer is not back within about a second.
 const INTERVAL: Duration = Duration::from_millis(400);
-const LONGEST_INTERVAL: Duration = Duration::from_millis(800);
-const SHARE: u32 = 10;
+const LONGEST_INTERVAL: Duration = Duration::from_millis(900);
+const SHARE: u32 = 200;
+
+/// The same where peers of the kernel's were just set: their first handshakes are waited for.
+const EAGER_INTERVAL: Duration = Duration::from_millis(50);
+const EAGER_SHARE: u32 = 10;
+
+/// The least time between two turns: during a pass there is no look, although it is due.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
+
+/// The same while the tunnel service tells of every configuration.
+const TOLD_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long after a change first handshakes are waited for.
+const EAGERNESS: Duration = Duration::from_secs(10);
 
 /// Watches the devices of the plan.
 pub(super) struct DeviceWatch {
+    implementations: Implementations,
     supervisor: PathBuf,
-    uapi: PathBuf,
     events: Option<Events>,
+    /// The service tells of configurations too; one of an earlier version does not.
+    tells: bool,
     tried: Option<Instant>,
     next_look: Instant,
-    /// How the devices looked last.
-    looked: Option<BTreeMap<InterfaceName, Look>>,
+    /// A device that was just looked at is not looked at again before this, whoever configures it.
+    next_look_at_most: Instant,
+    /// What the last pass left, and until when handshakes are waited for since.
+    expected: Looks,
+    eager_until: Instant,
+    /// How the devices looked when they last were not as expected.
+    reported: Option<Looks>,
     /// The last handshake of each peer that was told of.
     told: BTreeMap<(InterfaceName, PublicKey), Duration>,
     handshakes: BTreeSet<(InterfaceName, PublicKey)>,
     drift: BTreeSet<Component>,
 }
 
+/// How each device looks.
+pub(super) type Looks = BTreeMap<InterfaceName, Look>;
+
 /// A device as far as only the plan may change it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Look {
     key: Option<[u8; 32]>,
     port: u16,
     mark: u32,
-    peers: BTreeMap<[u8; 32], (u16, BTreeSet<IpNet>)>,
+    peers: Fingerprint,
 }
 
 impl DeviceWatch {
-    pub(super) fn new(supervisor: PathBuf, uapi: PathBuf) -> Self {
+    pub(super) fn new(implementations: Implementations, supervisor: PathBuf) -> Self {
         Self {
+            implementations,
             supervisor,
-            uapi,
             events: None,
+            tells: false,
             tried: None,
             next_look: Instant::now(),
-            looked: None,
+            next_look_at_most: Instant::now(),
+            expected: Looks::new(),
+            eager_until: Instant::now(),
+            reported: None,
             told: BTreeMap::new(),
             handshakes: BTreeSet::new(),
             drift: BTreeSet::new(),
         }
+    }
+
+    /// Returns how long there is nothing to do.
+    pub(super) fn until_look(&self) -> Duration {
+        if self.expected.is_empty() {
+            return LONGEST_INTERVAL;
+        }
+        let look = self.next_look.saturating_duration_since(Instant::now());
+        let awaits_service = self.events.is_none() && !self.is_all_in_kernel();
+        let service = if awaits_service { RECONNECT } else { look };
+
+        look.min(service).max(LEAST_WAIT)
+    }
+
+    fn is_all_in_kernel(&self) -> bool {
+        let place = |device| self.implementations.place(device);
+
+        self.expected
+            .keys()
+            .all(|device| place(device) == Some(Implementation::Kernel))
+    }
+
+    /// Returns whether every change of a device by somebody else is told of.
+    fn is_told(&self) -> bool {
+        let place = |device| self.implementations.place(device);
+        let mut devices = self.expected.keys();
+
+        self.tells
+            && self.events.is_some()
+            && devices.all(|device| place(device) == Some(Implementation::Meshwire))
     }
 
     /// Returns what becomes readable when the tunnel service has something to say.
@@ -71,14 +135,17 @@ impl DeviceWatch {
     }
 
     /// Looks at the devices, if it is time; `None` if it is not.
-    pub(super) fn look(
-        &mut self,
-        devices: &BTreeSet<InterfaceName>,
-    ) -> Option<BTreeMap<InterfaceName, Look>> {
-        if devices.is_empty() {
+    pub(super) fn look(&mut self, expected: &Looks) -> Option<Looks> {
+        if expected.is_empty() {
             self.events = None;
-            self.looked = None;
+            self.reported = None;
+            self.expected.clear();
             return None;
+        }
+        if self.expected != *expected {
+            self.expected.clone_from(expected);
+            self.eager_until = Instant::now() + EAGERNESS;
+            self.next_look = self.next_look.min(Instant::now() + EAGER_INTERVAL);
         }
         self.listen();
         if Instant::now() < self.next_look {
@@ -86,43 +153,57 @@ impl DeviceWatch {
         }
 
         let started = Instant::now();
-        let mut looks = BTreeMap::new();
-        for device in devices {
+        let (mut looks, mut awaits) = (Looks::new(), false);
+        for device in expected.keys() {
             if let Some(status) = self.status(device) {
-                self.note_handshakes(device, &status);
-                looks.insert(device.clone(), Look::new(&status));
+                awaits |= self.note_handshakes(device, &status);
+                looks.insert(device.clone(), Look::of(&status));
             }
         }
-        let pause = (started.elapsed() * SHARE).clamp(INTERVAL, LONGEST_INTERVAL);
-        self.next_look = Instant::now() + pause;
+        let pause = self.pause(started, awaits);
+        self.next_look_at_most = Instant::now() + pause;
+        self.next_look = if self.is_told() {
+            Instant::now() + TOLD_INTERVAL
+        } else {
+            self.next_look_at_most
+        };
 
         Some(looks)
     }
 
-    /// Compares a look with the last one. Whoever changed the devices, a pass or somebody else, the
-    /// next pass looks for itself; where it finds nothing to do, the look after it is the same.
-    pub(super) fn judge(
-        &mut self,
-        looks: Option<BTreeMap<InterfaceName, Look>>,
-    ) -> BTreeSet<Component> {
+    /// Returns how long to wait after a look that began then.
+    fn pause(&self, started: Instant, awaits: bool) -> Duration {
+        let took = started.elapsed();
+        if awaits && started < self.eager_until {
+            return (took * EAGER_SHARE).clamp(EAGER_INTERVAL, LONGEST_INTERVAL);
+        }
+
+        (took * SHARE).clamp(INTERVAL, LONGEST_INTERVAL)
+    }
+
+    /// Compares a look with what the last pass left. The same difference is told once: where a pass
+    /// cannot mend it, the reconcilers' own retries and audits go on.
+    pub(super) fn judge(&mut self, looks: Option<Looks>) -> BTreeSet<Component> {
         let mut drift = std::mem::take(&mut self.drift);
-        if looks.is_some() && looks != self.looked {
+        let Some(looks) = looks else {
+            return drift;
+        };
+        if looks == self.expected {
+            self.reported = None;
+        } else if self.reported.as_ref() != Some(&looks) {
             drift.extend([Component::Tunnels, Component::Peers]);
-            self.looked = looks;
+            self.reported = Some(looks);
         }
 
         drift
     }
 
-    /// Returns the devices that the tunnel service has; none where it is away.
-    pub(super) fn service_devices(&self) -> BTreeSet<InterfaceName> {
-        match Client::connect(&self.supervisor).and_then(|mut client| client.list()) {
-            Ok(devices) => devices
-                .into_iter()
-                .filter_map(|each| each.name.parse().ok())
-                .collect(),
+    /// Returns our devices as this machine has them; of a tunnel service that is away, none.
+    pub(super) fn devices(&mut self) -> BTreeSet<InterfaceName> {
+        match self.implementations.list() {
+            Ok(devices) => devices.into_keys().collect(),
             Err(error) => {
-                tracing::debug!(%error, "The tunnel service is away");
+                tracing::warn!(%error, "The tunnel devices could not be listed");
                 BTreeSet::new()
             }
         }
@@ -134,11 +215,15 @@ impl DeviceWatch {
 
     /// Hears what the tunnel service has to say. Whenever it comes or goes, its devices are suspect.
     fn listen(&mut self) {
+        if self.is_all_in_kernel() {
+            self.events = None;
+            return;
+        }
         if self.events.is_none() && self.tried.is_none_or(|at| at.elapsed() >= RECONNECT) {
             self.tried = Some(Instant::now());
-            match Client::connect(&self.supervisor).and_then(Client::events) {
-                Ok(events) => {
-                    self.events = Some(events);
+            match self.subscribe() {
+                Ok((events, tells)) => {
+                    (self.events, self.tells) = (Some(events), tells);
                     self.suspect();
                 }
                 Err(error) => tracing::trace!(%error, "The tunnel service is away"),
@@ -154,6 +239,16 @@ impl DeviceWatch {
                     self.suspect();
                 }
             }
+        }
+    }
+
+    /// Returns the service's events, and whether configurations are among them.
+    fn subscribe(&self) -> Result<(Events, bool), ClientError> {
+        match Client::connect(&self.supervisor)?.watch() {
+            Err(ClientError::Refused(_)) => {
+                Ok((Client::connect(&self.supervisor)?.events()?, false))
+            }
+            watched => Ok((watched?, true)),
         }
     }
 
@@ -174,6 +269,9 @@ impl DeviceWatch {
             }
             Event::DeviceEnded { .. } => self.suspect(),
             Event::Lost { .. } => self.next_look = Instant::now(),
+            Event::Configured { .. } => {
+                self.next_look = self.next_look.min(self.next_look_at_most);
+            }
             Event::DeviceCreated { .. }
             | Event::HandshakeAbandoned { .. }
             | Event::EndpointChanged { .. }
@@ -181,9 +279,12 @@ impl DeviceWatch {
         }
     }
 
-    fn note_handshakes(&mut self, device: &InterfaceName, status: &Status) {
+    /// Notes who was heard of since the last look; returns whether somebody of the kernel's never was.
+    fn note_handshakes(&mut self, device: &InterfaceName, status: &Status) -> bool {
+        let mut awaits = false;
         for peer in &status.peers {
             let at = peer.last_handshake.unwrap_or_default();
+            awaits |= at.is_zero();
             let Ok(public) = PublicKey::new(peer.public_key.0) else {
                 continue;
             };
@@ -193,32 +294,37 @@ impl DeviceWatch {
                 self.handshakes.insert(key);
             }
         }
+
+        awaits && self.implementations.place(device) == Some(Implementation::Kernel)
     }
 
-    fn status(&self, device: &InterfaceName) -> Option<Status> {
-        let status =
-            uapi::Client::connect(&self.uapi, device.as_str()).and_then(|mut client| client.get());
+    fn status(&mut self, device: &InterfaceName) -> Option<Status> {
+        let status = self.implementations.read(device);
         if let Err(error) = &status {
             tracing::trace!(%device, %error, "A device could not be looked at");
         }
 
-        status.ok()
+        status.ok().flatten()
     }
 }
 
 impl Look {
-    fn new(status: &Status) -> Self {
-        let peers = status.peers.iter().map(|peer| {
-            let allowed = peer.allowed_ips.iter().copied().collect();
-
-            (peer.public_key.0, (peer.persistent_keepalive, allowed))
-        });
-
+    fn of(status: &Status) -> Self {
         Self {
             key: status.public_key.map(|key| key.0),
             port: status.listen_port,
             mark: status.fwmark,
-            peers: peers.collect(),
+            peers: Fingerprint::of(status),
+        }
+    }
+
+    /// Returns how a device should look that the plan has so, with these peers.
+    pub(super) fn expected(tunnel: &Tunnel, peers: Fingerprint) -> Self {
+        Self {
+            key: Some(*tunnel.key.as_bytes()),
+            port: tunnel.port,
+            mark: tunnel.mark,
+            peers,
         }
     }
 }

@@ -44,6 +44,16 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
+/// Reads a short number in the machine's byte order.
+pub(crate) fn u16_ne(bytes: &[u8]) -> Option<u16> {
+    bytes.try_into().ok().map(u16::from_ne_bytes)
+}
+
+/// Reads a long number in the machine's byte order.
+pub(crate) fn u64_ne(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_ne_bytes)
+}
+
 /// Reads a number in the machine's byte order.
 pub(crate) fn u32_ne(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_ne_bytes)

@@ -1,5 +1,7 @@
 //! Messages: built for the kernel, and cut out of what it sent.
 
+use zeroize::Zeroize;
+
 /// Bytes of a message's header (`struct nlmsghdr` of linux/netlink.h).
 const HEADER: usize = 16;
 
@@ -32,6 +34,8 @@ pub(crate) struct Message {
     bytes: Vec<u8>,
     /// An attribute was longer than its length field can say.
     oversized: bool,
+    /// It carries a key: its bytes are wiped when it is dropped.
+    secret: bool,
 }
 
 impl Message {
@@ -44,10 +48,30 @@ impl Message {
         let mut message = Self {
             bytes,
             oversized: false,
+            secret: false,
         };
         message.pad();
 
         message
+    }
+
+    /// Begins a request that carries a key, of at most this many bytes: it never grows, so that no copy
+    /// of it is left behind, and is wiped when it is dropped.
+    pub(crate) fn secret(kind: u16, family_header: &[u8], capacity: usize) -> Self {
+        let plain = Self::new(kind, 0, family_header);
+        let mut bytes = Vec::with_capacity(capacity.max(plain.bytes.len()));
+        bytes.extend_from_slice(&plain.bytes);
+
+        Self {
+            bytes,
+            oversized: false,
+            secret: true,
+        }
+    }
+
+    /// Returns whether it carries a key.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.secret
     }
 
     /// Appends an attribute.
@@ -57,6 +81,11 @@ impl Message {
 
     /// Appends a number in the machine's byte order.
     pub(crate) fn put_u32(&mut self, kind: u16, value: u32) {
+        self.put(kind, &value.to_ne_bytes());
+    }
+
+    /// Appends a short number in the machine's byte order.
+    pub(crate) fn put_u16(&mut self, kind: u16, value: u16) {
         self.put(kind, &value.to_ne_bytes());
     }
 
@@ -95,13 +124,13 @@ impl Message {
         self.bytes.len()
     }
 
-    /// Returns the bytes with this sequence number; `None` where the message cannot be said.
-    pub(super) fn finish(mut self, sequence: u32) -> Option<Vec<u8>> {
+    /// Writes the bytes with this sequence number; `None` where the message cannot be said.
+    pub(crate) fn finish(&mut self, sequence: u32) -> Option<&[u8]> {
         let length = u32::try_from(self.bytes.len()).ok()?;
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
 
-        (!self.oversized).then_some(self.bytes)
+        (!self.oversized).then_some(&self.bytes)
     }
 
     /// Returns the message's bytes from `start`: what it says, apart from its header.
@@ -124,6 +153,14 @@ impl Message {
 
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        if self.secret {
+            self.bytes.zeroize();
+        }
     }
 }
 
@@ -186,7 +223,7 @@ mod tests {
         message.nest(4, |nest| nest.put_u32(1, 7));
         let bytes = message.finish(9).unwrap();
 
-        let read = messages(&bytes).next().unwrap();
+        let read = messages(bytes).next().unwrap();
         let attributes = Attributes::new(&read.payload[4..]);
 
         assert_eq!(

@@ -1,9 +1,17 @@
 //! One netlink socket, blocking, with its requests.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use netlink_sys::{SocketAddr, constants};
 use rustix::net::{RecvFlags, sockopt};
+use zeroize::Zeroize;
 
 use super::{Attributes, Message, Received, flag, messages, text};
 
@@ -35,6 +43,8 @@ pub(crate) enum Protocol {
     Route,
     /// nftables.
     Netfilter,
+    /// Families that are found by name. Answers may carry keys: they are wiped once they are read.
+    Generic,
 }
 
 /// Why nothing can be said about a request.
@@ -80,6 +90,30 @@ pub(crate) struct Socket {
     port: u32,
     sequence: u32,
     buffer: Vec<u8>,
+    /// Whether answers may carry keys.
+    is_secret: bool,
+    /// How much of the buffer the last answer took.
+    dirty: usize,
+    traffic: Traffic,
+}
+
+/// How many bytes a socket sent to the kernel and received from it; each clone sees the same count.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traffic(Arc<[AtomicU64; 2]>);
+
+impl Traffic {
+    /// Returns bytes sent and received.
+    pub(crate) fn count(&self) -> [u64; 2] {
+        self.0.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.0[0].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn received(&self, bytes: usize) {
+        self.0[1].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 impl Socket {
@@ -92,6 +126,7 @@ impl Socket {
         let mut socket = netlink_sys::Socket::new(match protocol {
             Protocol::Route => constants::NETLINK_ROUTE,
             Protocol::Netfilter => constants::NETLINK_NETFILTER,
+            Protocol::Generic => constants::NETLINK_GENERIC,
         })?;
         let address = socket.bind_auto()?;
         socket.set_ext_ack(true)?;
@@ -107,12 +142,20 @@ impl Socket {
             port: address.port_number(),
             sequence: 0,
             buffer: vec![0; DATAGRAM],
+            is_secret: protocol == Protocol::Generic,
+            dirty: 0,
+            traffic: Traffic::default(),
         })
     }
 
     /// Returns the number by which the kernel names this socket in notifications.
     pub(crate) fn port(&self) -> u32 {
         self.port
+    }
+
+    /// Returns the count of what goes over this socket.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.traffic.clone()
     }
 
     /// Subscribes to multicast groups.
@@ -178,20 +221,23 @@ impl Socket {
     /// Sends messages in one datagram; returns the first's sequence number and their count.
     pub(crate) fn send(&mut self, requests: Vec<Message>) -> Result<(u32, u32), NetlinkError> {
         let first = self.sequence.wrapping_add(1);
-        let mut datagram = Vec::with_capacity(requests.iter().map(Message::size).sum());
+        let secret = requests.iter().any(Message::is_secret);
+        let size = requests.iter().map(Message::size).sum();
+        let mut datagram = Datagram(Vec::with_capacity(size), secret);
         let mut count = 0;
-        for message in requests {
+        for mut message in requests {
             self.sequence = self.sequence.wrapping_add(1);
             count += 1;
             let size = message.size();
             let bytes = message
                 .finish(self.sequence)
                 .ok_or(NetlinkError::Oversized(size))?;
-            datagram.extend_from_slice(&bytes);
+            datagram.0.extend_from_slice(bytes);
         }
 
+        self.traffic.sent(datagram.0.len());
         self.socket
-            .send_to(&datagram, &SocketAddr::new(0, 0), 0)
+            .send_to(&datagram.0, &SocketAddr::new(0, 0), 0)
             .map_err(NetlinkError::Send)?;
 
         Ok((first, count))
@@ -255,7 +301,9 @@ impl Socket {
     ) -> Result<Vec<T>, NetlinkError> {
         request.add_flag(flag::DUMP);
         for _ in 0..DUMP_ATTEMPTS {
-            if let Some(items) = self.dump_once(request.clone(), &read)? {
+            let items = self.dump_once(request.clone(), &read);
+            self.wipe();
+            if let Some(items) = items? {
                 return Ok(items);
             }
         }
@@ -291,16 +339,46 @@ impl Socket {
         }
     }
 
-    /// Reads one datagram; `None` where none waits.
+    /// Forgets the last answer, where it may carry keys.
+    fn wipe(&mut self) {
+        if self.is_secret {
+            self.buffer[..self.dirty].zeroize();
+            self.dirty = 0;
+        }
+    }
+
+    /// Reads one datagram over the last one; `None` where none waits.
     fn receive(&mut self, flags: RecvFlags) -> Result<Option<usize>, NetlinkError> {
+        self.wipe();
         loop {
             match rustix::net::recv(&self.socket, &mut self.buffer[..], flags) {
-                Ok((length, _)) => return Ok(Some(length)),
+                Ok((length, _)) => {
+                    self.traffic.received(length);
+                    self.dirty = length;
+                    return Ok(Some(length));
+                }
                 Err(rustix::io::Errno::AGAIN) => return Ok(None),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(NetlinkError::Receive(error.into())),
             }
         }
+    }
+}
+
+/// What is sent at once; wiped when it is dropped, where it carries a key.
+struct Datagram(Vec<u8>, bool);
+
+impl Drop for Datagram {
+    fn drop(&mut self) {
+        if self.1 {
+            self.0.zeroize();
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 

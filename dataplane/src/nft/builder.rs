@@ -18,6 +18,10 @@ use super::{
 /// A transaction in the making.
 pub(super) struct Builder {
     pub(super) transaction: Transaction,
+    /// What must not stand in the same transaction: see [`Builder::grow_hook`].
+    pub(super) later: Vec<Transaction>,
+    /// A chain gets a device in the first transaction.
+    pub(super) has_grown: bool,
     /// What the kernel holds once the transaction is committed.
     pub(super) held: Ruleset,
     pub(super) deferred: BTreeSet<(SetKey, Element)>,
@@ -211,11 +215,26 @@ impl Builder {
 
         let had: BTreeSet<_> = transaction::devices(held).cloned().collect();
         let wants: BTreeSet<_> = transaction::devices(wanted).cloned().collect();
-        let fresh = with_devices(wanted, |name| !had.contains(name));
-        self.transaction.add_chain(key, Some(&fresh));
+        self.grow_hook(key, &with_devices(wanted, |name| !had.contains(name)));
         let gone: BTreeSet<_> = had.difference(&wants).cloned().collect();
         if !gone.is_empty() {
             self.transaction.delete_devices(key, wanted, &gone);
+        }
+    }
+
+    /// Sets the policy of a chain and adds devices to it.
+    ///
+    /// The kernel (`nf_tables_updchain`, seen in Linux 6.18) takes a device that a second chain of the
+    /// table gets in one transaction for the same device twice: each further chain has a transaction of its own.
+    fn grow_hook(&mut self, key: &ChainKey, fresh: &Hook) {
+        let grows = transaction::devices(fresh).len() > 0;
+        if grows && self.has_grown {
+            let mut transaction = Transaction::default();
+            transaction.add_chain(key, Some(fresh));
+            self.later.push(transaction);
+        } else {
+            self.transaction.add_chain(key, Some(fresh));
+            self.has_grown |= grows;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -11,31 +11,20 @@ use model::{Change, InterfaceName, PublicKey, plan::Peer};
 use wire::uapi::{Configuration, Status};
 use wire_core::{AllowedIpChange, PeerChange, PeerUpdate};
 
-use super::{Backend, BackendError, TunnelError};
+use super::{BackendError, Fingerprint, Implementations, TunnelError, belief::Belief};
 use crate::{Absent, Target};
 
 /// Peers in one request: keeps a device's lock short.
 const PEERS_PER_REQUEST: usize = 500;
 
-/// Where an endpoint is not known.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-/// Keeps the peers of the plan's devices.
+/// Keeps the peers of the plan's devices. A change costs what it says, however many peers there are.
 pub struct PeerTarget {
-    backend: Box<dyn Backend>,
+    implementations: Implementations,
     devices: BTreeSet<InterfaceName>,
     /// What the devices have, as far as we know.
-    held: BTreeMap<Key, Held>,
-    /// The endpoints that we gave: the plan's, not where the peer has roamed to since.
-    given: BTreeMap<Key, SocketAddr>,
-}
-
-/// A peer as a device has it.
-#[derive(Clone, Debug)]
-struct Held {
-    peer: Peer,
-    has_endpoint: bool,
-    has_talked: bool,
+    beliefs: BTreeMap<InterfaceName, Belief>,
+    /// Peers that no handshake was ever completed with, as of the last look.
+    silent: BTreeMap<InterfaceName, Vec<PublicKey>>,
 }
 
 /// A peer's counters.
@@ -58,13 +47,13 @@ pub struct PeerStatistics {
 type Key = (InterfaceName, PublicKey);
 
 impl PeerTarget {
-    /// Creates a target over an implementation.
-    pub fn new(backend: Box<dyn Backend>) -> Self {
+    /// Creates a target over the machine's implementations.
+    pub fn new(implementations: Implementations) -> Self {
         Self {
-            backend,
+            implementations,
             devices: BTreeSet::new(),
-            held: BTreeMap::new(),
-            given: BTreeMap::new(),
+            beliefs: BTreeMap::new(),
+            silent: BTreeMap::new(),
         }
     }
 
@@ -83,10 +72,53 @@ impl PeerTarget {
         Ok(statistics)
     }
 
+    /// Returns what each device is believed to have.
+    pub(crate) fn fingerprints(&self) -> BTreeMap<InterfaceName, Fingerprint> {
+        let beliefs = self.beliefs.iter();
+
+        beliefs
+            .map(|(device, belief)| (device.clone(), belief.fingerprint()))
+            .collect()
+    }
+
+    /// Begins the handshakes that nothing else begins: with every peer of these devices, which lost
+    /// their sessions, and with those that the last look found silent. The kernel gives a peer up after
+    /// 90 seconds (`MAX_TIMER_HANDSHAKES` of its messages.h) until there is a packet for it.
+    pub(crate) fn greet(&mut self, risen: impl IntoIterator<Item = InterfaceName>) {
+        let mut greeted = std::mem::take(&mut self.silent);
+        for device in risen {
+            if let Some(belief) = self.beliefs.get(&device) {
+                let everyone = belief.peers().map(|(key, _)| *key);
+                greeted.insert(device, everyone.collect());
+            }
+        }
+        for (device, keys) in greeted {
+            self.greet_peers(&device, &keys);
+        }
+    }
+
+    fn greet_peers(&mut self, device: &InterfaceName, keys: &[PublicKey]) {
+        let Some(belief) = self.beliefs.get(device) else {
+            return;
+        };
+        let held = keys.iter().filter_map(|key| {
+            let held = belief.get(key)?;
+            held.has_endpoint
+                .then(|| (wire_key(key), held.peer.keepalive))
+        });
+        let peers: Vec<_> = held.collect();
+        if peers.is_empty() {
+            return;
+        }
+        if let Err(error) = self.implementations.greet(device, &peers) {
+            tracing::warn!(%device, %error, "Peers could not be greeted; a packet will do it");
+        }
+    }
+
     fn read(&mut self) -> Result<Vec<(InterfaceName, Status)>, TunnelError> {
         let mut read = Vec::new();
         for device in &self.devices {
-            match self.backend.read(device) {
+            match self.implementations.read(device) {
                 Ok(Some(status)) => read.push((device.clone(), status)),
                 Ok(None) | Err(BackendError::Away(_)) => {}
                 Err(error) => return Err(TunnelError::Read(device.to_string(), error)),
@@ -96,55 +128,6 @@ impl PeerTarget {
         Ok(read)
     }
 
-    /// Returns what a peer should be told, or nothing.
-    fn update(&self, key: &Key, wanted: &Peer) -> Option<PeerUpdate> {
-        let held = self.held.get(key);
-        let keepalive = held.map(|held| held.peer.keepalive);
-        let had = held.map(|held| &held.peer.allowed_ips);
-        let update = PeerUpdate {
-            endpoint: self.needs_endpoint(key, wanted).then_some(wanted.endpoint),
-            persistent_keepalive: (keepalive != Some(wanted.keepalive)).then_some(wanted.keepalive),
-            allowed_ips: wanted
-                .allowed_ips
-                .iter()
-                .filter(|net| had.is_none_or(|had| !had.contains(net)))
-                .map(|net| AllowedIpChange::Add(*net))
-                .collect(),
-            ..PeerUpdate::default()
-        };
-        let says_something = held.is_none()
-            || update.endpoint.is_some()
-            || update.persistent_keepalive.is_some()
-            || !update.allowed_ips.is_empty();
-
-        says_something.then_some(update)
-    }
-
-    /// An endpoint is given to who has none, when the plan has another than before, and after a restart
-    /// to who has never been talked to. Else roaming is WireGuard's.
-    fn needs_endpoint(&self, key: &Key, wanted: &Peer) -> bool {
-        match (self.held.get(key), self.given.get(key)) {
-            (None, _) => true,
-            (Some(held), _) if !held.has_endpoint => true,
-            (Some(_), Some(given)) => *given != wanted.endpoint,
-            (Some(held), None) => !held.has_talked && held.peer.endpoint != wanted.endpoint,
-        }
-    }
-
-    /// Returns the allowed IPs that a peer has and should not have.
-    fn surplus(&self, key: &Key, wanted: &Peer) -> Option<PeerUpdate> {
-        let had = &self.held.get(key)?.peer.allowed_ips;
-        let removed: Vec<_> = had
-            .difference(&wanted.allowed_ips)
-            .map(|net| AllowedIpChange::Remove(*net))
-            .collect();
-
-        (!removed.is_empty()).then(|| PeerUpdate {
-            allowed_ips: removed,
-            ..PeerUpdate::default()
-        })
-    }
-
     /// Changes one device: first who gets something, then who loses something, so that what moves
     /// between peers is never with nobody.
     fn write(
@@ -152,58 +135,101 @@ impl PeerTarget {
         device: &InterfaceName,
         changes: &[&Change<Key, Peer>],
     ) -> Result<(), BackendError> {
-        let mut told = Vec::new();
-        for change in changes {
-            if let Change::Set(key, peer) = change {
-                let update = self.update(key, peer).map(PeerChange::Upsert);
-                told.extend(update.map(|update| (wire_key(&key.1), update)));
-            }
-        }
-        for change in changes {
-            match change {
-                Change::Set(key, peer) => {
-                    let surplus = self.surplus(key, peer).map(PeerChange::Update);
-                    told.extend(surplus.map(|update| (wire_key(&key.1), update)));
-                }
-                Change::Unset(key) => told.push((wire_key(&key.1), PeerChange::Remove)),
-            }
-        }
-
+        let belief = self.beliefs.entry(device.clone()).or_default();
+        let told = requests(belief, changes);
         let mut told = told.into_iter().peekable();
         while told.peek().is_some() {
             let peers = told.by_ref().take(PEERS_PER_REQUEST).collect();
-            self.backend.write(
-                device,
-                &Configuration {
-                    peers,
-                    ..Configuration::default()
-                },
-            )?;
+            let configuration = Configuration {
+                peers,
+                ..Configuration::default()
+            };
+            self.implementations.write(device, &configuration)?;
         }
 
         Ok(())
     }
+}
 
-    fn learn(&mut self, changes: &[&Change<Key, Peer>]) {
-        for change in changes {
-            match change {
-                Change::Set(key, peer) => {
-                    let has_talked = self.held.get(key).is_some_and(|held| held.has_talked);
-                    let held = Held {
-                        peer: peer.clone(),
-                        has_endpoint: true,
-                        has_talked,
-                    };
-                    self.held.insert(key.clone(), held);
-                    self.given.insert(key.clone(), peer.endpoint);
-                }
-                Change::Unset(key) => {
-                    self.held.remove(key);
-                    self.given.remove(key);
-                }
+/// Returns what a device must be told, and believes from now on that it was.
+fn requests(
+    belief: &mut Belief,
+    changes: &[&Change<Key, Peer>],
+) -> Vec<(wire_core::PublicKey, PeerChange)> {
+    let mut told = Vec::new();
+    let (mut lost, mut removed) = (Vec::new(), Vec::new());
+    for change in changes {
+        match change {
+            Change::Set((_, key), peer) => {
+                let update = update(belief, key, peer).map(PeerChange::Upsert);
+                told.extend(update.map(|update| (wire_key(key), update)));
+                lost.extend(surplus(belief, key, peer).map(|nets| (*key, nets)));
+                belief.set(*key, peer.clone());
+            }
+            Change::Unset((_, key)) => {
+                removed.push((wire_key(key), PeerChange::Remove));
+                belief.remove(key);
             }
         }
     }
+    // What another peer was given meanwhile is nobody's to lose.
+    for (key, nets) in lost {
+        let nets = nets.into_iter().filter(|net| belief.owner(net).is_none());
+        let changes: Vec<_> = nets.map(AllowedIpChange::Remove).collect();
+        if !changes.is_empty() {
+            let update = PeerUpdate {
+                allowed_ips: changes,
+                ..PeerUpdate::default()
+            };
+            told.push((wire_key(&key), PeerChange::Update(update)));
+        }
+    }
+    told.extend(removed);
+
+    told
+}
+
+/// Returns what a peer should be told, or nothing.
+fn update(belief: &Belief, key: &PublicKey, wanted: &Peer) -> Option<PeerUpdate> {
+    let held = belief.get(key);
+    let keepalive = held.map(|held| held.peer.keepalive);
+    let had = held.map(|held| &held.peer.allowed_ips);
+    let update = PeerUpdate {
+        endpoint: needs_endpoint(belief, key, wanted).then_some(wanted.endpoint),
+        persistent_keepalive: (keepalive != Some(wanted.keepalive)).then_some(wanted.keepalive),
+        allowed_ips: wanted
+            .allowed_ips
+            .iter()
+            .filter(|net| had.is_none_or(|had| !had.contains(net)))
+            .map(|net| AllowedIpChange::Add(*net))
+            .collect(),
+        ..PeerUpdate::default()
+    };
+    let says_something = held.is_none()
+        || update.endpoint.is_some()
+        || update.persistent_keepalive.is_some()
+        || !update.allowed_ips.is_empty();
+
+    says_something.then_some(update)
+}
+
+/// An endpoint is given to who has none, when the plan has another than before, and after a restart
+/// to who has never been talked to. Else roaming is WireGuard's.
+fn needs_endpoint(belief: &Belief, key: &PublicKey, wanted: &Peer) -> bool {
+    match (belief.get(key), belief.given(key)) {
+        (None, _) => true,
+        (Some(held), _) if !held.has_endpoint => true,
+        (Some(_), Some(given)) => given != wanted.endpoint,
+        (Some(held), None) => !held.has_talked && held.peer.endpoint != wanted.endpoint,
+    }
+}
+
+/// Returns the allowed IPs that a peer has and should not have.
+fn surplus(belief: &Belief, key: &PublicKey, wanted: &Peer) -> Option<Vec<IpNet>> {
+    let had = &belief.get(key)?.peer.allowed_ips;
+    let surplus: Vec<_> = had.difference(&wanted.allowed_ips).copied().collect();
+
+    (!surplus.is_empty()).then_some(surplus)
 }
 
 impl Target for PeerTarget {
@@ -212,30 +238,25 @@ impl Target for PeerTarget {
     type Error = TunnelError;
 
     fn observe(&mut self) -> Result<BTreeMap<Key, Peer>, TunnelError> {
-        self.held.clear();
-        for (device, status) in self.read()? {
-            for peer in &status.peers {
-                // A key that is zero cannot be a peer's.
-                let Ok(public) = PublicKey::new(peer.public_key.0) else {
-                    continue;
-                };
-                self.held.insert((device.clone(), public), Held::new(peer));
-            }
-        }
-        self.given.retain(|key, _| self.held.contains_key(key));
-
-        Ok(self
-            .held
-            .iter()
-            .map(|(key, held)| {
+        let read = self.read()?;
+        let mut former = std::mem::take(&mut self.beliefs);
+        let mut rows = BTreeMap::new();
+        for (device, status) in read {
+            let belief = Belief::of(&status, former.remove(&device));
+            for (key, held) in belief.peers() {
                 let mut peer = held.peer.clone();
-                if let (true, Some(given)) = (held.has_endpoint, self.given.get(key)) {
-                    peer.endpoint = *given;
+                if let (true, Some(given)) = (held.has_endpoint, belief.given(key)) {
+                    peer.endpoint = given;
                 }
+                rows.insert((device.clone(), *key), peer);
+            }
+            let silent = belief.peers().filter(|(_, held)| !held.has_talked);
+            let silent = silent.map(|(key, _)| *key).collect();
+            self.silent.insert(device.clone(), silent);
+            self.beliefs.insert(device, belief);
+        }
 
-                (key.clone(), peer)
-            })
-            .collect())
+        Ok(rows)
     }
 
     fn apply(&mut self, changes: &[Change<Key, Peer>]) -> Result<Vec<Absent<Key>>, TunnelError> {
@@ -248,32 +269,19 @@ impl Target for PeerTarget {
         let mut absent = Vec::new();
         for (device, changes) in by_device {
             match self.write(device, &changes) {
-                Ok(()) => self.learn(&changes),
-                Err(BackendError::Away(reason)) => {
-                    // Whoever comes back may have forgotten everything.
-                    self.held.retain(|(held, _), _| held != device);
-                    self.given.retain(|(given, _), _| given != device);
+                Ok(()) => {}
+                Err(error) => {
+                    // What was written is not known; who comes back may have forgotten everything.
+                    self.beliefs.remove(device);
+                    let BackendError::Away(reason) = error else {
+                        return Err(TunnelError::Write(device.clone(), error));
+                    };
                     absent.extend(missing(&changes, &reason));
                 }
-                Err(error) => return Err(TunnelError::Write(device.clone(), error)),
             }
         }
 
         Ok(absent)
-    }
-}
-
-impl Held {
-    fn new(peer: &wire::uapi::Peer) -> Self {
-        Self {
-            peer: Peer {
-                endpoint: peer.endpoint.unwrap_or(NOWHERE),
-                keepalive: peer.persistent_keepalive,
-                allowed_ips: peer.allowed_ips.iter().map(IpNet::trunc).collect(),
-            },
-            has_endpoint: peer.endpoint.is_some(),
-            has_talked: peer.last_handshake.is_some_and(|at| !at.is_zero()),
-        }
     }
 }
 
@@ -295,7 +303,7 @@ fn missing(changes: &[&Change<Key, Peer>], reason: &str) -> Vec<Absent<Key>> {
 }
 
 /// Reads the counters of a device's peers.
-pub(crate) fn of_device(device: &InterfaceName, status: &Status) -> Vec<PeerStatistics> {
+fn of_device(device: &InterfaceName, status: &Status) -> Vec<PeerStatistics> {
     status
         .peers
         .iter()

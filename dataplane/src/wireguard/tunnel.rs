@@ -1,28 +1,50 @@
 //! WireGuard devices: there, up, with the right key, port, mark and MTU.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use model::{
-    Change, InterfaceName, PublicKey, plan::Tunnel, resource::mesh_configuration::Backend as Choice,
+    Change, InterfaceName, PublicKey,
+    pass::{Chosen, DeviceBackend, Implementation},
+    plan::Tunnel,
+    resource::mesh_configuration::Backend as Choice,
 };
 use wire::uapi::{Configuration, Status};
 
-use super::{Backend, BackendError};
+use super::{BackendError, Implementations};
 use crate::{
     Absent, KeySource, OpenError, Target,
     link::{self, Link, Links},
     netlink::{Message, NetlinkError, Protocol, Refusal, Socket},
 };
 
+/// How long a device may take to end, and how often we look.
+const ENDING: Duration = Duration::from_secs(2);
+const ENDING_LOOK: Duration = Duration::from_millis(2);
+
 /// Keeps WireGuard devices.
 pub struct TunnelTarget {
     socket: Socket,
-    backend: Box<dyn Backend>,
+    implementations: Implementations,
     keys: Box<dyn KeySource>,
     /// The rows as last set: what cannot be read back is taken from here.
     set: BTreeMap<InterfaceName, Tunnel>,
+    /// What carries each device that is there.
+    backends: BTreeMap<InterfaceName, DeviceBackend>,
+    /// Devices that came up since this was last asked: their sessions are gone.
+    risen: BTreeSet<InterfaceName>,
     /// A device was made since this was last asked.
     created: bool,
+}
+
+/// Whether a device was there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Found,
+    Made,
 }
 
 /// Why devices or peers could not be read or written.
@@ -47,12 +69,17 @@ pub enum TunnelError {
 
 impl TunnelTarget {
     /// Opens a socket in the calling thread's network namespace.
-    pub fn open(backend: Box<dyn Backend>, keys: Box<dyn KeySource>) -> Result<Self, OpenError> {
+    pub fn open(
+        implementations: Implementations,
+        keys: Box<dyn KeySource>,
+    ) -> Result<Self, OpenError> {
         Ok(Self {
             socket: Socket::open(Protocol::Route)?,
-            backend,
+            implementations,
             keys,
             set: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            risen: BTreeSet::new(),
             created: false,
         })
     }
@@ -67,32 +94,115 @@ impl TunnelTarget {
         std::mem::take(&mut self.created)
     }
 
+    /// Returns the devices that came up since the last call: every session on them is gone.
+    pub(crate) fn take_risen(&mut self) -> BTreeSet<InterfaceName> {
+        std::mem::take(&mut self.risen)
+    }
+
+    /// Returns what carries each device that is there, and why that.
+    pub fn backends(&self) -> BTreeMap<InterfaceName, DeviceBackend> {
+        self.backends.clone()
+    }
+
     /// Makes a device as it should be, touching only what differs.
     fn set(&mut self, name: &InterfaceName, tunnel: &Tunnel) -> Result<(), SetError> {
-        if tunnel.backend == Choice::Kernel {
-            return Err(SetError::Absent(
-                "the kernel's WireGuard cannot be used yet".to_owned(),
-            ));
-        }
-        if self.link(name)?.is_none() || self.read(name)?.is_none() {
-            self.backend
-                .create(name, tunnel.mtu)
-                .map_err(|error| write(name, error))?;
-            self.created = true;
-        }
+        let (backend, place) = self.place(name, tunnel)?;
         let status = self
             .read(name)?
             .ok_or_else(|| SetError::Absent(format!("device {name} did not come up")))?;
         let configuration = self.difference(&status, tunnel)?;
         if let Some(configuration) = configuration {
-            self.backend
+            self.implementations
                 .write(name, &configuration)
                 .map_err(|error| write(name, error))?;
         }
-        self.bring_up(name, tunnel.mtu)?;
+        if backend.implementation == Implementation::Kernel {
+            set_threaded(name, tunnel.threaded)?;
+        }
+        self.bring_up(name, tunnel.mtu, place)?;
         self.set.insert(name.clone(), tunnel.clone());
+        self.backends.insert(name.clone(), backend);
 
         Ok(())
+    }
+
+    /// Makes a device where there is none, with the implementation that the row lets carry it.
+    fn place(
+        &mut self,
+        name: &InterfaceName,
+        tunnel: &Tunnel,
+    ) -> Result<(DeviceBackend, Place), SetError> {
+        let holder = self.holder(name)?;
+        let backend = self
+            .implementations
+            .choose(tunnel.backend, holder)
+            .map_err(|error| write(name, error))?;
+        if holder == Some(backend.implementation) {
+            return Ok((backend, Place::Found));
+        }
+        if let Some(holder) = holder {
+            self.make_way(name, tunnel, holder, backend.implementation)?;
+        }
+        let created = self
+            .implementations
+            .of(backend.implementation)
+            .create(name, tunnel.mtu);
+        if created.is_err() {
+            self.implementations.forget_probe();
+        }
+        created.map_err(|error| absent_without(backend, write(name, error)))?;
+        self.created = true;
+
+        Ok((backend, Place::Made))
+    }
+
+    /// Ends a device that another implementation shall carry, once it is certain that it can. Guard,
+    /// `unreachable` routes and the peers' own rows stand; what stood on the device follows in this pass.
+    fn make_way(
+        &mut self,
+        name: &InterfaceName,
+        tunnel: &Tunnel,
+        holder: Implementation,
+        next: Implementation,
+    ) -> Result<(), SetError> {
+        if self.keys.private_key(&tunnel.key).is_none() {
+            return Err(TunnelError::Key(tunnel.key).into());
+        }
+        let is_there = self.implementations.of(next).is_there();
+        if !is_there.map_err(|error| write(name, error))? {
+            let reason = format!("device {name} stays with {holder}: {next} is not there");
+            return Err(SetError::Absent(reason));
+        }
+        tracing::info!(device = %name, from = %holder, to = %next, "A device changes hands");
+        self.implementations
+            .of(holder)
+            .delete(name)
+            .map_err(|error| write(name, error))?;
+        self.await_end(name)
+    }
+
+    /// Waits until the name is free.
+    fn await_end(&mut self, name: &InterfaceName) -> Result<(), SetError> {
+        let started = Instant::now();
+        while self.link(name)?.is_some() {
+            if started.elapsed() > ENDING {
+                return Err(SetError::Absent(format!("device {name} has not ended yet")));
+            }
+            thread::park_timeout(ENDING_LOOK);
+        }
+
+        Ok(())
+    }
+
+    /// Returns who has a device of this name; a tunnel service's whose link is gone is nobody's.
+    fn holder(&mut self, name: &InterfaceName) -> Result<Option<Implementation>, SetError> {
+        if self.link(name)?.is_none() {
+            return Ok(None);
+        }
+
+        self.implementations
+            .holder(name)
+            .map_err(|error| write(name, error))
     }
 
     /// Returns what must be said to a device; `None` where nothing must.
@@ -118,7 +228,12 @@ impl TunnelTarget {
         Ok(differs.then_some(configuration))
     }
 
-    fn bring_up(&mut self, name: &InterfaceName, mtu: u32) -> Result<(), SetError> {
+    fn bring_up(
+        &mut self,
+        name: &InterfaceName,
+        mtu: u32,
+        place: Place,
+    ) -> Result<(), SetError> {
         let link = self
             .link(name)?
             .ok_or_else(|| SetError::Absent(format!("device {name} is gone")))?;
@@ -126,6 +241,9 @@ impl TunnelTarget {
             return Ok(());
         }
 
+        if !link.is_up() && place == Place::Found {
+            self.risen.insert(name.clone());
+        }
         let header = link::header(link.index, link::up_flag(), link::up_flag());
         let mut request = Message::new(libc::RTM_NEWLINK, 0, &header);
         request.put_u32(link::attribute::MTU, mtu);
@@ -138,12 +256,14 @@ impl TunnelTarget {
     }
 
     fn unset(&mut self, name: &InterfaceName) -> Result<(), SetError> {
-        match self.backend.delete(name) {
+        let holder = self.holder(name)?.unwrap_or(Implementation::Meshwire);
+        match self.implementations.of(holder).delete(name) {
             // The service's devices end with it.
             Err(BackendError::Away(_)) if self.link(name)?.is_none() => {}
             result => result.map_err(|error| write(name, error))?,
         }
         self.set.remove(name);
+        self.backends.remove(name);
 
         Ok(())
     }
@@ -153,7 +273,7 @@ impl TunnelTarget {
     }
 
     fn read(&mut self, name: &InterfaceName) -> Result<Option<Status>, SetError> {
-        self.backend.read(name).map_err(|error| match error {
+        self.implementations.read(name).map_err(|error| match error {
             BackendError::Away(reason) => SetError::Absent(reason),
             BackendError::Refused(_) => {
                 SetError::Failed(TunnelError::Read(name.to_string(), error))
@@ -162,21 +282,67 @@ impl TunnelTarget {
     }
 
     /// Returns a device as a row; what is not as any row would have it is zero.
-    fn row(&self, name: &InterfaceName, status: &Status, link: &Link) -> Option<Tunnel> {
+    fn row(
+        &self,
+        name: &InterfaceName,
+        status: &Status,
+        link: &Link,
+        implementation: Implementation,
+    ) -> Option<Tunnel> {
         let key = status
             .public_key
             .and_then(|key| PublicKey::new(key.0).ok())?;
+        let set = self.set.get(name);
+        let was_threaded = set.is_some_and(|tunnel| tunnel.threaded);
 
         Some(Tunnel {
             key,
             port: status.listen_port,
             mark: status.fwmark,
             mtu: if link.is_up() { link.mtu } else { 0 },
-            backend: self
-                .set
-                .get(name)
-                .map_or(Choice::Auto, |tunnel| tunnel.backend),
+            backend: self.choice(name, implementation),
+            threaded: match implementation {
+                Implementation::Kernel => is_threaded(name).unwrap_or(was_threaded),
+                Implementation::Meshwire => was_threaded,
+            },
         })
+    }
+
+    /// Returns the choice that was last made for a device, where it lets the one who has it.
+    fn choice(&self, name: &InterfaceName, implementation: Implementation) -> Choice {
+        let choice = self.set.get(name).map_or(Choice::Auto, |set| set.backend);
+        if self.implementations.allows(choice, implementation) {
+            return choice;
+        }
+
+        match implementation {
+            Implementation::Kernel => Choice::Kernel,
+            Implementation::Meshwire => Choice::Userspace,
+        }
+    }
+
+    /// Reads one of our devices as a row.
+    fn found(
+        &mut self,
+        name: &InterfaceName,
+        implementation: Implementation,
+        links: &Links,
+    ) -> Result<Option<Tunnel>, TunnelError> {
+        let failed = |error| TunnelError::Read(name.to_string(), error);
+        let status = match self.implementations.of(implementation).read(name) {
+            Ok(Some(status)) => status,
+            Ok(None) | Err(BackendError::Away(_)) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let choice = self.choice(name, implementation);
+        let backend = self
+            .implementations
+            .choose(choice, Some(implementation))
+            .map_err(failed)?;
+        self.backends.insert(name.clone(), backend);
+        let link = links.by_name(name);
+
+        Ok(link.and_then(|link| self.row(name, &status, link, implementation)))
     }
 }
 
@@ -185,30 +351,22 @@ impl Target for TunnelTarget {
     type Row = Tunnel;
     type Error = TunnelError;
 
-    /// While the service is away nothing is reported: every row is then set, and found absent.
+    /// While the service is away its devices are not reported: those rows are then set, and found absent.
     fn observe(&mut self) -> Result<BTreeMap<InterfaceName, Tunnel>, TunnelError> {
-        let names = match self.backend.list() {
-            Ok(names) => names,
-            Err(BackendError::Away(_)) => return Ok(BTreeMap::new()),
-            Err(error) => return Err(TunnelError::Read("list".to_owned(), error)),
-        };
+        let names = self
+            .implementations
+            .list()
+            .map_err(|error| TunnelError::Read("list".to_owned(), error))?;
         let links =
             Links::list(&mut self.socket).map_err(|error| TunnelError::Links(Box::new(error)))?;
-        let mut found = BTreeMap::new();
-        for name in names {
-            let status = match self.backend.read(&name) {
-                Ok(status) => status,
-                Err(BackendError::Away(_)) => None,
-                Err(error) => return Err(TunnelError::Read(name.to_string(), error)),
-            };
-            let row = match (&status, links.by_name(&name)) {
-                (Some(status), Some(link)) => self.row(&name, status, link),
-                (None, _) | (_, None) => None,
-            };
-            found.insert(name, row.unwrap_or_else(unfinished));
+        self.backends.retain(|name, _| names.contains_key(name));
+        let mut rows = BTreeMap::new();
+        for (name, implementation) in names {
+            let row = self.found(&name, implementation, &links)?;
+            rows.insert(name, row.unwrap_or_else(unfinished));
         }
 
-        Ok(found)
+        Ok(rows)
     }
 
     fn apply(
@@ -254,6 +412,38 @@ fn write(name: &InterfaceName, error: BackendError) -> SetError {
     }
 }
 
+/// Says of a row that waits for the service also that the kernel is no way out.
+fn absent_without(backend: DeviceBackend, error: SetError) -> SetError {
+    match error {
+        SetError::Absent(reason) if backend.chosen == Chosen::KernelLacksIt => {
+            SetError::Absent(format!("{}, and {reason}", backend.chosen))
+        }
+        SetError::Absent(_) | SetError::Failed(_) => error,
+    }
+}
+
+/// Where the kernel says whether a device's packets are taken in by a thread of its own, since Linux 5.12.
+fn threaded_path(name: &InterfaceName) -> String {
+    format!("/sys/class/net/{name}/threaded")
+}
+
+/// Returns whether a device has a thread of its own; `None` where the kernel does not say.
+fn is_threaded(name: &InterfaceName) -> Option<bool> {
+    let value = fs::read_to_string(threaded_path(name)).ok()?;
+
+    Some(value.trim() != "0")
+}
+
+/// Gives a device a thread of its own, or takes it; nothing where the kernel knows no such thing.
+fn set_threaded(name: &InterfaceName, wanted: bool) -> Result<(), SetError> {
+    if is_threaded(name).is_none_or(|is| is == wanted) {
+        return Ok(());
+    }
+
+    fs::write(threaded_path(name), if wanted { "1" } else { "0" })
+        .map_err(|error| TunnelError::Link(name.clone(), error.to_string()).into())
+}
+
 fn links(error: NetlinkError) -> SetError {
     SetError::Failed(TunnelError::Links(Box::new(error)))
 }
@@ -281,5 +471,6 @@ fn unfinished() -> Tunnel {
         mark: 0,
         mtu: 0,
         backend: Choice::Auto,
+        threaded: false,
     }
 }

@@ -7,8 +7,10 @@ use wire::{
     supervise,
     uapi::{self, Configuration, Status},
 };
+use wire_core::PublicKey;
 
 use super::{Backend, BackendError};
+use crate::reconciler::chain;
 
 /// Devices of the tunnel service.
 #[derive(Clone, Debug)]
@@ -29,6 +31,10 @@ impl Userspace {
 }
 
 impl Backend for Userspace {
+    fn is_there(&mut self) -> Result<bool, BackendError> {
+        Ok(self.service().is_ok())
+    }
+
     fn list(&mut self) -> Result<Vec<InterfaceName>, BackendError> {
         let devices = self.service()?.list().map_err(refused)?;
 
@@ -36,6 +42,15 @@ impl Backend for Userspace {
             .into_iter()
             .filter_map(|device| device.name.parse().ok())
             .collect())
+    }
+
+    /// A socket that nobody serves is what is left of a device.
+    fn holds(&mut self, device: &InterfaceName) -> Result<bool, BackendError> {
+        match uapi::Client::connect(&self.uapi, device.as_str()) {
+            Ok(_) => Ok(true),
+            Err(uapi::ClientError::Connect(error)) if is_absence(&error) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
     }
 
     fn create(&mut self, device: &InterfaceName, mtu: u32) -> Result<(), BackendError> {
@@ -74,6 +89,11 @@ impl Backend for Userspace {
 
         client.set(configuration).map_err(failed)
     }
+
+    /// `meshwire` greets its peers by itself: when they are added, and when the device comes up.
+    fn greet(&mut self, _: &InterfaceName, _: &[(PublicKey, u16)]) -> Result<(), BackendError> {
+        Ok(())
+    }
 }
 
 /// Returns whether nobody serves a device's socket.
@@ -85,12 +105,14 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 fn away(error: supervise::ClientError) -> BackendError {
-    BackendError::Away(chain(&error))
+    gone(&error)
 }
 
 fn refused(error: supervise::ClientError) -> BackendError {
     match error {
-        supervise::ClientError::Refused(refusal) => BackendError::Refused(refusal.message),
+        supervise::ClientError::Refused(refusal) => {
+            BackendError::Refused(format!("tunnel service: {}", refusal.message))
+        },
         supervise::ClientError::Connect(_)
         | supervise::ClientError::Exchange(_)
         | supervise::ClientError::HungUp
@@ -104,13 +126,12 @@ fn failed(error: uapi::ClientError) -> BackendError {
         uapi::ClientError::Refused(_) => BackendError::Refused(error.to_string()),
         uapi::ClientError::Connect(_)
         | uapi::ClientError::Exchange(_)
-        | uapi::ClientError::Answer => BackendError::Away(chain(&error)),
+        | uapi::ClientError::Answer => gone(&error),
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
+fn gone(error: &dyn std::error::Error) -> BackendError {
+    let reason = chain(error);
+
+    BackendError::Away(format!("the tunnel service is not there: {reason}"))
 }

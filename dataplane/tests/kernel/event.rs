@@ -145,7 +145,7 @@ fn a_handshake_is_told_when_it_is_completed() {
         let mut dataplane = dataplane(Some(&service));
         let mut events = dataplane.events().unwrap();
         let mut plan = everything(&inside);
-        assert_eq!(dataplane.apply(&mut plan, at(0)).failures, [].into());
+        assert_eq!(dataplane.apply(&mut plan, at(0)).troubles(), [].into());
 
         let (device, peer) = key(10);
         let wanted = KernelEvent::Handshake { device, peer };
@@ -298,8 +298,8 @@ impl Agent {
         let now = self.now();
         let report = self.dataplane.apply(&mut self.plan, now);
         self.retry_at = report.retry_at;
-        if !report.failures.is_empty() {
-            tell(&format!("pass {}: {:?}", self.passes, report.failures));
+        if !report.troubles().is_empty() {
+            tell(&format!("pass {}: {:?}", self.passes, report.troubles()));
         }
     }
 

@@ -6,6 +6,8 @@
 mod address;
 mod contract;
 mod event;
+mod flush;
+mod handover;
 mod namespace;
 mod nft;
 mod pass;

@@ -249,6 +249,25 @@ fn changing_devices_or_rules_opens_no_gap() {
     });
 }
 
+#[test]
+fn a_new_device_is_added_to_both_chains_at_once() {
+    alone(|| {
+        veth("eth0", "peer0");
+        let mut target = target(Ownership::Exclusive);
+        let on = |devices: &[&str]| [egress(devices), ingress(devices)];
+        apply(&mut target, &on(&["eth0"]));
+        let before = nft("-a list table netdev meshd");
+        veth("eth1", "peer1");
+
+        apply(&mut target, &on(&["eth0", "eth1"]));
+
+        let listed = nft("-a list table netdev meshd");
+        assert_eq!(listed.matches("devices = { eth0, eth1 }").count(), 2, "{listed}");
+        let handles = |text: &str| text.matches("# handle").count();
+        assert_eq!(handles(&before), handles(&listed), "nothing is made anew");
+    });
+}
+
 /// Sends datagrams for as long as `work` takes; returns how many.
 fn while_sending(from: &str, to: &str, work: impl FnOnce()) -> u64 {
     let (done, sent) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -393,6 +412,18 @@ fn egress(devices: &[&str]) -> Row {
             )
         }],
     )
+}
+
+fn ingress(devices: &[&str]) -> Row {
+    let devices = devices.iter().map(|name| name.parse().unwrap()).collect();
+    let hook = Hook {
+        point: HookPoint::Ingress(devices),
+        priority: 0,
+        kind: ChainKind::Filter,
+        policy: Policy::Accept,
+    };
+
+    chain(NftFamily::Netdev, "guard_in", Some(hook), vec![plain(Statement::Accept)])
 }
 
 /// The same chain with one rule more behind the first.

@@ -10,6 +10,7 @@ use model::{
         Sense, SetKey, SetKind, Statement,
     },
     plan::{Route, RouteVia, RuleKey},
+    resource::mesh_configuration::Backend,
 };
 
 use crate::{
@@ -28,14 +29,14 @@ fn one_pass_brings_everything_in_and_another_has_nothing_to_do() {
         let mut plan = everything(&inside);
 
         let report = dataplane.apply(&mut plan, at(0));
-        assert_eq!(report.failures, [].into());
+        assert_eq!(report.troubles(), [].into());
         assert_eq!(report.retry_at, None);
 
         let before = state();
         for component in dataplane::Component::ALL {
             dataplane.distrust(component);
         }
-        assert_eq!(dataplane.apply(&mut plan, at(1)).failures, [].into());
+        assert_eq!(dataplane.apply(&mut plan, at(1)).troubles(), [].into());
         assert_eq!(state(), before);
         assert!(
             before.contains("default dev wg.cali") || before.contains("10.0.10.0/26 dev wg.cali")
@@ -53,21 +54,21 @@ fn a_restarted_agent_adopts_and_removes_nothing_before_it_is_in_sync() {
 
         let mut second = dataplane(Some(&service));
         let mut empty = Plan::default();
-        assert_eq!(second.apply(&mut empty, at(0)).failures, [].into());
+        assert_eq!(second.apply(&mut empty, at(0)).troubles(), [].into());
         assert_eq!(state(), before, "nothing is known yet, nothing is touched");
 
         let mut plan = Plan {
             in_sync: false,
             ..everything(&inside)
         };
-        assert_eq!(second.apply(&mut plan, at(1)).failures, [].into());
+        assert_eq!(second.apply(&mut plan, at(1)).troubles(), [].into());
         assert_eq!(state(), before, "the same devices, rules and routes");
 
         let mut gone = Plan {
             in_sync: true,
             ..Plan::default()
         };
-        assert_eq!(second.apply(&mut gone, at(2)).failures, [].into());
+        assert_eq!(second.apply(&mut gone, at(2)).troubles(), [].into());
         let after = state();
         for ours in ["wg.cali", "cali1", "proto 80", "chain", "set "] {
             assert!(!after.contains(ours), "{ours} is still in {after}");
@@ -98,7 +99,7 @@ fn no_route_and_no_rule_is_made_while_the_guard_is_refused() {
         for (key, chain) in mended.nft_chains.rows() {
             plan.nft_chains.set(key.clone(), chain.clone());
         }
-        assert_eq!(dataplane.apply(&mut plan, at(60)).failures, [].into());
+        assert_eq!(dataplane.apply(&mut plan, at(60)).troubles(), [].into());
         assert!(table(1).contains("unreachable 10.0.0.0/16"));
         assert!(ip("rule show prio 99").contains("lookup 1"));
     });
@@ -132,7 +133,7 @@ fn the_guard_stays_while_a_route_is_refused() {
         assert!(table(1).contains("unreachable 10.0.0.0/16"));
 
         plan.routes.unset(&key(1, "fd09::/64", 1024));
-        assert_eq!(dataplane.apply(&mut plan, at(20)).failures, [].into());
+        assert_eq!(dataplane.apply(&mut plan, at(20)).troubles(), [].into());
         assert!(!nft("list ruleset").contains("chain guard"));
         assert_eq!(table(1) + &ip("rule show prio 99"), "");
     });
@@ -185,14 +186,11 @@ fn what_is_missing_holds_up_nothing_else_and_is_tried_again_later_and_later() {
         plan.tunnels.set(tunnel::device(), tunnel::tunnel(1));
 
         let first = dataplane.apply(&mut plan, at(0));
-        assert_eq!(
-            first.failures.keys().collect::<Vec<_>>(),
-            ["pods", "tunnels"]
-        );
-        assert!(
-            first.failures["tunnels"].contains("tunnel service"),
-            "{first:?}"
-        );
+        assert_eq!(first.failures, [].into());
+        let waits: Vec<_> = first.troubles().into_keys().collect();
+        assert_eq!(waits, ["device wg.cali", "pod default/lost"]);
+        let reason = &first.troubles()["device wg.cali"];
+        assert!(reason.contains("tunnel service"), "{first:?}");
         assert!(table(1).contains("unreachable 10.0.0.0/16"));
         assert_eq!(first.retry_at, Some(at(100)));
 
@@ -200,7 +198,7 @@ fn what_is_missing_holds_up_nothing_else_and_is_tried_again_later_and_later() {
         assert_eq!(second.retry_at, Some(at(300)));
         plan.pods.unset(&pod::pod("lost"));
         plan.tunnels.unset(&tunnel::device());
-        assert_eq!(dataplane.apply(&mut plan, at(110)).failures, [].into());
+        assert_eq!(dataplane.apply(&mut plan, at(110)).troubles(), [].into());
     });
 }
 
@@ -227,7 +225,7 @@ fn a_new_mtu_reaches_a_pod_that_is_running() {
 
         plan.pods
             .set(pod::pod("a"), pod::row(&inside, "cali1", 1380));
-        assert_eq!(dataplane.apply(&mut plan, at(1)).failures, [].into());
+        assert_eq!(dataplane.apply(&mut plan, at(1)).troubles(), [].into());
 
         assert!(ip("link show cali1").contains("mtu 1380"));
         assert!(inside.run(|| ip("link show eth0")).contains("mtu 1380"));
@@ -245,7 +243,7 @@ fn whatever_stood_on_a_lost_device_is_back_in_the_pass_that_makes_it_again() {
 
         let _service = service.restart();
         dataplane.distrust(Component::Tunnels);
-        assert_eq!(dataplane.apply(&mut plan, at(1)).failures, [].into());
+        assert_eq!(dataplane.apply(&mut plan, at(1)).troubles(), [].into());
 
         assert!(run("wg", "show wg.cali allowed-ips").contains("10.0.10.0/26"));
         assert!(ip("addr show dev wg.cali").contains("10.0.1.1/32"));
@@ -271,7 +269,7 @@ fn what_a_killed_pass_left_half_done_is_finished_by_the_next_run() {
 
         let mut plan = everything(&inside);
         assert_eq!(
-            dataplane(Some(&service)).apply(&mut plan, at(0)).failures,
+            dataplane(Some(&service)).apply(&mut plan, at(0)).troubles(),
             [].into()
         );
 
@@ -367,6 +365,11 @@ pub(crate) fn dataplane_owning(service: Option<&Service>, ownership: Ownership) 
         supervisor: service.map_or_else(nowhere, Service::socket),
         uapi: UAPI.into(),
         ownership,
+        // Without a service the kernel's is no way out either.
+        wireguard: match service {
+            Some(_) => Backend::Auto,
+            None => Backend::Userspace,
+        },
     };
 
     Dataplane::new(config, keyring).unwrap()
@@ -400,7 +403,7 @@ fn state() -> String {
     [
         rules.collect::<Vec<_>>().join("\n"),
         ip("-o link"),
-        ip("-o addr"),
+        ip("-o addr").replace(" tentative", ""),
         ip("route show table all"),
         ip("rule"),
         wireguard,

@@ -3,12 +3,12 @@
 use std::{
     io::{BufRead, BufReader, Write},
     os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use dataplane::{PrivateKey, Userspace};
-use model::PublicKey;
+use dataplane::{Implementations, Kernel, PrivateKey, Userspace};
+use model::{PublicKey, resource::mesh_configuration::Backend};
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -16,6 +16,74 @@ use crate::namespace::eventually;
 
 /// Where `wg` looks.
 pub(crate) const UAPI: &str = "/var/run/wireguard";
+
+/// Which implementation a test is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The kernel's; where it has none, these tests are ignored and say so.
+    Kernel,
+    /// The tunnel service's.
+    Meshwire,
+}
+
+/// Makes each of these functions a test of both implementations.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod on_meshwire {
+            $(#[test]
+            fn $name() {
+                $crate::namespace::alone_with_wireguard(|| {
+                    super::$name($crate::wireguard::Which::Meshwire)
+                });
+            })*
+        }
+        mod on_the_kernel {
+            $(#[test]
+            #[ignore = "needs a kernel with WireGuard: make test-kernel"]
+            fn $name() {
+                $crate::namespace::alone_with_wireguard(|| {
+                    super::$name($crate::wireguard::Which::Kernel)
+                });
+            })*
+        }
+    };
+}
+
+pub(crate) use on_both;
+
+/// The machine's implementations, of which one is preferred; the service runs in either case.
+pub(crate) struct Machine {
+    which: Which,
+    service: Service,
+}
+
+impl Machine {
+    pub(crate) fn start(which: Which) -> Self {
+        Self {
+            which,
+            service: Service::start(),
+        }
+    }
+
+    pub(crate) fn implementations(&self) -> Implementations {
+        implementations(self.which, &self.service.socket())
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.service.socket()
+    }
+}
+
+/// What an agent finds that is told to use this implementation.
+pub(crate) fn implementations(which: Which, service: &Path) -> Implementations {
+    let preference = match which {
+        Which::Kernel => Backend::Kernel,
+        Which::Meshwire => Backend::Userspace,
+    };
+    let userspace = Userspace::new(service.to_owned(), UAPI.into());
+
+    Implementations::new(Kernel::open().unwrap(), userspace, preference)
+}
 
 /// A running `meshwire --supervise`.
 pub(crate) struct Service {
@@ -69,10 +137,6 @@ impl Service {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("wire.sock")
-    }
-
-    pub(crate) fn backend(&self) -> Box<Userspace> {
-        Box::new(Userspace::new(self.socket(), UAPI.into()))
     }
 }
 

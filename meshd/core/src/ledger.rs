@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use model::{
     InterfaceName, NodeName, Plan, PodName, PublicKey, Table,
+    firewall::Opening,
     nft::{Chain, ChainKey, Element, SetKey, SetKind},
-    plan::{Peer, PodInterface, Route, RouteKey, RuleKey, Tunnel},
+    plan::{Peer, PodInterface, Route, RouteKey, RowKey, RuleKey, Tunnel},
 };
 
 /// Who a row is there for. No two owners write the same row.
@@ -35,20 +36,7 @@ pub(crate) enum Row {
     Peer((InterfaceName, PublicKey), Peer),
     Route(RouteKey, Route),
     Rule(RuleKey),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum RowKey {
-    Set(SetKey),
-    Element(SetKey, Element),
-    Chain(ChainKey),
-    Sysctl(String),
-    Pod(PodName),
-    Tunnel(InterfaceName),
-    Address(InterfaceName, IpNet),
-    Peer(InterfaceName, PublicKey),
-    Route(RouteKey),
-    Rule(RuleKey),
+    Opening(Opening),
 }
 
 /// Remembers each owner's rows.
@@ -70,7 +58,7 @@ impl Ledger {
             keys.sort();
             let former = self.rows.remove(owner).unwrap_or_default();
             for lost in former.iter().filter(|key| keys.binary_search(key).is_err()) {
-                lost.remove(plan);
+                remove(lost, plan);
                 changed = true;
             }
             kept.push(keys);
@@ -84,6 +72,19 @@ impl Ledger {
             }
         }
         plan.generation += u64::from(changed);
+    }
+
+    /// Returns the rows of an owner.
+    pub(crate) fn rows_of(&self, owner: &Owner) -> &[RowKey] {
+        self.rows.get(owner).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns whether the row is there for a pod alone.
+    pub(crate) fn is_a_pods(&self, row: &RowKey) -> bool {
+        let pods = self.rows.iter().rev();
+        let mut pods = pods.take_while(|(owner, _)| matches!(owner, Owner::Pod(_)));
+
+        pods.any(|(_, rows)| rows.contains(row))
     }
 
     /// Returns every owner that has rows and for which `is` holds.
@@ -109,6 +110,7 @@ impl Row {
             Self::Peer((name, key), _) => RowKey::Peer(name.clone(), *key),
             Self::Route(key, _) => RowKey::Route(key.clone()),
             Self::Rule(key) => RowKey::Rule(key.clone()),
+            Self::Opening(opening) => RowKey::Opening(opening.clone()),
         }
     }
 
@@ -125,26 +127,25 @@ impl Row {
             Self::Peer(key, peer) => write(&mut plan.peers, key, peer),
             Self::Route(key, route) => write(&mut plan.routes, key, route),
             Self::Rule(key) => write(&mut plan.rules, key, ()),
+            Self::Opening(opening) => write(&mut plan.openings, opening, ()),
         }
     }
 }
 
-impl RowKey {
-    fn remove(&self, plan: &mut Plan) {
-        match self {
-            Self::Set(key) => plan.nft_sets.unset(key),
-            Self::Element(set, element) => {
-                plan.nft_elements.unset(&(set.clone(), element.clone()));
-            }
-            Self::Chain(key) => plan.nft_chains.unset(key),
-            Self::Sysctl(key) => plan.sysctls.unset(key),
-            Self::Pod(pod) => plan.pods.unset(pod),
-            Self::Tunnel(name) => plan.tunnels.unset(name),
-            Self::Address(name, net) => plan.addresses.unset(&(name.clone(), *net)),
-            Self::Peer(name, key) => plan.peers.unset(&(name.clone(), *key)),
-            Self::Route(key) => plan.routes.unset(key),
-            Self::Rule(key) => plan.rules.unset(key),
-        }
+/// Takes a row out of the plan.
+fn remove(key: &RowKey, plan: &mut Plan) {
+    match key {
+        RowKey::Set(key) => plan.nft_sets.unset(key),
+        RowKey::Element(set, element) => plan.nft_elements.unset(&(set.clone(), element.clone())),
+        RowKey::Chain(key) => plan.nft_chains.unset(key),
+        RowKey::Sysctl(key) => plan.sysctls.unset(key),
+        RowKey::Pod(pod) => plan.pods.unset(pod),
+        RowKey::Tunnel(name) => plan.tunnels.unset(name),
+        RowKey::Address(name, net) => plan.addresses.unset(&(name.clone(), *net)),
+        RowKey::Peer(name, key) => plan.peers.unset(&(name.clone(), *key)),
+        RowKey::Route(key) => plan.routes.unset(key),
+        RowKey::Rule(key) => plan.rules.unset(key),
+        RowKey::Opening(opening) => plan.openings.unset(opening),
     }
 }
 

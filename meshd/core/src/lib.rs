@@ -17,6 +17,7 @@
 //! - Nothing is planned before everything that the store held at the start was seen: absence means
 //!   "not heard of yet" until then, and what the machine already does goes on.
 
+mod applied;
 mod config;
 mod fact;
 mod guard;

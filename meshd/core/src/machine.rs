@@ -50,6 +50,7 @@ impl World {
                 mark: TUNNEL_MARK,
                 mtu: self.device_mtu(&device.wish),
                 backend: self.wish.backend,
+                threaded: self.wish.threaded,
             };
             rows.push(Row::Tunnel(name.clone(), tunnel));
             for family in &device.wish.families {
@@ -81,14 +82,7 @@ impl World {
     }
 
     fn forwarding(&self) -> Vec<Row> {
-        let has = |family| {
-            let mut pools = self
-                .facts
-                .pools
-                .values()
-                .filter(|pool| pool::serves_pods(pool));
-            pools.any(|pool| Family::of_net(&pool.cidr) == family)
-        };
+        let has = |family| self.pod_families().any(|pods| pods == family);
         let mut rows = Vec::new();
         if has(Family::V4) {
             rows.push(Row::Sysctl("net/ipv4/ip_forward".into(), "1".into()));
@@ -112,9 +106,19 @@ impl World {
             .iter()
             .map(|device| self.device_mtu(device));
 
-        devices
+        let mtu = devices
             .min()
-            .unwrap_or_else(|| mtu::without_peers(&self.facts.links))
+            .unwrap_or_else(|| mtu::without_peers(&self.facts.links));
+
+        mtu::carrying(mtu, self.pod_families())
+    }
+
+    /// Returns the families of pods' pools, one as often as it has pools.
+    fn pod_families(&self) -> impl Iterator<Item = Family> {
+        let pools = self.facts.pools.values();
+        let pools = pools.filter(|pool| pool::serves_pods(pool));
+
+        pools.map(|pool| Family::of_net(&pool.cidr))
     }
 
     pub(crate) fn device_mtu(&self, device: &DeviceWish) -> u32 {
@@ -126,10 +130,14 @@ impl World {
             .next()
             .map(|((_, mtu), _)| *mtu);
 
-        device
+        let mtu = device
             .mtu
             .or(smallest)
-            .unwrap_or_else(|| mtu::without_peers(&self.facts.links))
+            .unwrap_or_else(|| mtu::without_peers(&self.facts.links));
+
+        let families = self.pod_families();
+
+        mtu::carrying(mtu, families.filter(|f| device.families.contains(f)))
     }
 
     pub(crate) fn device_mtu_for(&self, family: Family) -> u32 {

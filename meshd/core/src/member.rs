@@ -307,7 +307,7 @@ impl Judge<'_> {
             device: device.wish.name.clone(),
             key: tunnel.key,
             endpoint: SocketAddr::new(address, tunnel.port),
-            mtu: mtu::towards(&self.facts.links, address),
+            mtu: mtu::of_way(&self.facts.links, address, device.wish.mtu, family),
         })
     }
 

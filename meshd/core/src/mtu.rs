@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use model::{
     Family, InterfaceName,
     event::{Link, LinkKind},
-    overhead::{Encapsulation, inner_mtu},
+    overhead::{Encapsulation, WIREGUARD_PADDING, inner_mtu, least_mtu},
 };
 
 /// MTU of a link that nobody told us about: Ethernet's.
@@ -17,6 +17,32 @@ pub(crate) fn towards(links: &BTreeMap<InterfaceName, Link>, endpoint: IpAddr) -
     let layer = Encapsulation::WireGuard(Family::of(endpoint));
 
     inner_mtu(link_towards(links, endpoint), &[layer])
+}
+
+/// Returns the MTU of packets of this family in a tunnel to this endpoint: what was configured, or less
+/// where the link carries less, but never less than the family needs.
+pub(crate) fn of_way(
+    links: &BTreeMap<InterfaceName, Link>,
+    endpoint: IpAddr,
+    configured: Option<u32>,
+    family: Family,
+) -> u32 {
+    let link = towards(links, endpoint);
+
+    carrying(configured.map_or(link, |mtu| mtu.min(link)), [family])
+}
+
+/// Returns the MTU of a route by a device that takes more than the way carries.
+///
+/// WireGuard pads packets, and only the device's own MTU keeps it from padding beyond what the way carries.
+pub(crate) fn of_route(way: u32, device: u32) -> Option<u32> {
+    (way < device).then_some(way - way % WIREGUARD_PADDING)
+}
+
+/// Returns this MTU, or the least with which a device carries these families: then WireGuard's own
+/// packets are cut where IPv4 is outside.
+pub(crate) fn carrying(mtu: u32, families: impl IntoIterator<Item = Family>) -> u32 {
+    families.into_iter().map(least_mtu).fold(mtu, u32::max)
 }
 
 /// Returns the tunnels' MTU where no peer says better: the smallest that any link of ours allows.

@@ -87,10 +87,9 @@ pub(crate) fn recompute(given: &Given) -> Tables {
         .into_iter()
         .filter(|node| node.name != *given.own)
     {
-        for (device, _, endpoint) in carriers(given, node, &devices).into_values() {
-            mtus.entry(device)
-                .or_default()
-                .push(path_mtu(given, endpoint.ip()));
+        for (family, (device, _, endpoint)) in carriers(given, node, &devices) {
+            let mtu = way_mtu(given, family, endpoint.ip());
+            mtus.entry(device).or_default().push(mtu);
         }
     }
     base(given, &devices, &mtus, &mut tables);
@@ -216,7 +215,11 @@ fn base(
             .get(&device.name)
             .and_then(|mtus| mtus.iter().min())
             .copied();
-        let mtu = smallest.unwrap_or_else(|| least_mtu(given));
+        let mut mtu = smallest.unwrap_or_else(|| least_mtu(given));
+        let v6_pods = |pool: &&IpPool| serves(pool) && pool.cidr.addr().is_ipv6();
+        if device.families.contains(&Family::V6) && pools(given).iter().any(v6_pods) {
+            mtu = mtu.max(1280);
+        }
         let (port, backend) = (device.port, Backend::Auto);
         let tunnel = Tunnel {
             key,
@@ -224,6 +227,7 @@ fn base(
             mark: 0x20_0000,
             mtu,
             backend,
+            threaded: false,
         };
         tables.tunnels.insert(device.name.clone(), tunnel);
     }
@@ -280,19 +284,13 @@ fn member(given: &Given, node: &Node, devices: &[Device], tables: &mut Tables) {
                 route(tables, 1, *block, None, RouteVia::Throw, None);
                 element(tables, NftFamily::Inet, "open", Element::Net(*block));
                 element(tables, NftFamily::Netdev, "open", Element::Net(*block));
-            } else if let Some((device, ..)) = carrier {
+            } else if let Some((device, _, endpoint)) = carrier {
                 let source = granted(given)
                     .into_iter()
                     .find(|a| Family::of(*a) == family);
                 let source = source.filter(|_| !is_stock);
-                route(
-                    tables,
-                    1,
-                    *block,
-                    None,
-                    RouteVia::Device(device.clone()),
-                    source,
-                );
+                let mtu = way_mtu(given, family, endpoint.ip());
+                tunnel_route(tables, 1, *block, device, source, mtu);
             }
             if takes_plain {
                 element(tables, NftFamily::Netdev, "take", Element::Net(*block));
@@ -313,8 +311,9 @@ fn member(given: &Given, node: &Node, devices: &[Device], tables: &mut Tables) {
                 );
             } else {
                 route(tables, 2, net, Some(4096), RouteVia::Unreachable, None);
-                if let (Some((device, ..)), false) = (carrier, is_stock) {
-                    route(tables, 2, net, None, RouteVia::Device(device.clone()), None);
+                if let (Some((device, _, endpoint)), false) = (carrier, is_stock) {
+                    let mtu = way_mtu(given, family, endpoint.ip());
+                    tunnel_route(tables, 2, net, device, None, mtu);
                 }
             }
             if takes_plain {
@@ -625,6 +624,13 @@ fn path_mtu(given: &Given, endpoint: IpAddr) -> u32 {
     mtu.unwrap_or(1500) - overhead
 }
 
+fn way_mtu(given: &Given, family: Family, endpoint: IpAddr) -> u32 {
+    match family {
+        Family::V4 => path_mtu(given, endpoint),
+        Family::V6 => path_mtu(given, endpoint).max(1280),
+    }
+}
+
 fn least_mtu(given: &Given) -> u32 {
     let mut least = None;
     for link in given
@@ -736,6 +742,26 @@ fn element(tables: &mut Tables, table: NftFamily, name: &str, element: Element) 
     };
     let name = format!("{name}{}", if is_v4 { 4 } else { 6 });
     tables.elements.insert((SetKey { table, name }, element));
+}
+
+fn tunnel_route(
+    tables: &mut Tables,
+    table: u32,
+    destination: IpNet,
+    device: &InterfaceName,
+    source: Option<IpAddr>,
+    mtu: u32,
+) {
+    let via = RouteVia::Device(device.clone());
+    route(tables, table, destination, None, via.clone(), source);
+    if tables.tunnels.get(device).is_none_or(|t| t.mtu <= mtu) {
+        return;
+    }
+    for (key, route) in &mut tables.routes {
+        if key.table == table && key.destination == destination && route.via == via {
+            route.mtu = Some(mtu / 16 * 16);
+        }
+    }
 }
 
 fn route(

@@ -24,7 +24,11 @@ impl World {
             own: &self.own,
         };
         let mut judged = judge.judge(name);
-        let former = self.members.remove(name).map(|(member, _)| member);
+        let former = self.members.remove(name);
+        let way = former
+            .as_ref()
+            .map(|(member, passage)| (member.carriers.clone(), *passage));
+        let former = former.map(|(member, _)| member);
         if let (Some(former), Some(member)) = (&former, &mut judged) {
             member.retained = self.retained(name, former, member);
         }
@@ -32,6 +36,7 @@ impl World {
         self.forget_handshakes(former.as_ref(), judged.as_ref());
         let Some(member) = judged else {
             self.phases.part(name);
+            self.decided.remove(name);
             self.write(Owner::Node(name.clone()), Vec::new());
             return;
         };
@@ -42,6 +47,9 @@ impl World {
         let passage = self.phases.meet(name, standing, self.posture, self.now);
         let rows = self.rows_of(&member, passage);
         self.write(Owner::Node(name.clone()), rows);
+        if way.is_none_or(|way| way != (member.carriers.clone(), passage)) {
+            self.decide(name);
+        }
         self.members.insert(name.clone(), (member, passage));
     }
 
@@ -73,14 +81,17 @@ impl World {
         carriers
     }
 
+    /// Returns whether a handshake was completed on this way.
+    pub(crate) fn has_shaken(&self, carrier: &Carrier) -> bool {
+        let way = (carrier.device.clone(), carrier.key);
+
+        self.facts.handshakes.contains(&way)
+    }
+
     pub(crate) fn standing(&self, member: &Member) -> Standing {
-        let shook = |carrier: &Carrier| {
-            self.facts
-                .handshakes
-                .contains(&(carrier.device.clone(), carrier.key))
-        };
         let has_carrier = !member.carriers.is_empty();
-        let reached = has_carrier && member.carriers.values().all(shook);
+        let mut carriers = member.carriers.values();
+        let reached = has_carrier && carriers.all(|carrier| self.has_shaken(carrier));
         let phase = match (member.is_stock, reached) {
             (false, _) => member.phase,
             (true, true) => Phase::Sending,

@@ -144,13 +144,14 @@ impl Phases {
     /// Counts a member as one that has not moved yet, before anybody is met for the first time.
     ///
     /// An agent that starts in the middle does not know to whom it sent encrypted; to nobody who
-    /// may count on that does it send plaintext.
+    /// may count on that does it send plaintext. Nor does it know who still needs its devices.
     pub(crate) fn expect(&mut self, name: &NodeName) {
         if self.confirmed >= Phase::Leaving {
             self.switched.insert(name.clone());
         }
         self.census.unswitched.insert(name.clone());
         self.census.below_sending.insert(name.clone());
+        self.census.above_leaving.insert(name.clone());
     }
 
     /// Remembers that a record of this phase is being written.

@@ -250,7 +250,7 @@ impl World {
         let key = |task| TaskKey::Pod(name.clone(), task);
         let keep = match pod.stage {
             Stage::Assigning => return self.assign(name, &pod),
-            Stage::Placed(generation) if self.has_applied(generation) => {
+            Stage::Placed(generation) if self.has_applied_pod(generation, name) => {
                 let endpoint = ActionKind::PublishEndpoint(Box::new(self.endpoint(&pod, name)));
                 self.tasks.ensure(key(PodTask::Publish), endpoint, self.now);
                 Some(PodTask::Publish)
@@ -266,7 +266,7 @@ impl World {
                 self.tasks.ensure(key(PodTask::Answer), kind, self.now);
                 Some(PodTask::Answer)
             }
-            Stage::Leaving(generation) if self.has_applied(generation) => {
+            Stage::Leaving(generation) if self.has_applied_pod(generation, name) => {
                 self.give_back(name, &pod);
                 Some(PodTask::Release)
             }

@@ -85,13 +85,6 @@ impl World {
         }
     }
 
-    /// Returns whether the machine matches at least this generation of the plan.
-    pub(crate) fn has_applied(&self, generation: u64) -> bool {
-        self.applied
-            .as_ref()
-            .is_some_and(|(applied, failures)| *applied >= generation && failures.is_empty())
-    }
-
     fn shows_tunnels(&self, phase: Phase) -> bool {
         self.phases.shows_tunnels(phase) || self.torn_down.is_some()
     }

@@ -52,6 +52,8 @@ pub enum Reason {
     Lagging,
     /// No handshake was completed yet.
     NoHandshake,
+    /// Encryption is not asked for in this family.
+    NotCovered(Family),
 }
 
 impl Reason {
@@ -80,6 +82,7 @@ impl Reason {
             Self::TunnelAddressForeign(_) => "tunnel_address_foreign",
             Self::Lagging => "lagging",
             Self::NoHandshake => "no_handshake",
+            Self::NotCovered(_) => "not_covered",
         }
     }
 }
@@ -117,6 +120,7 @@ impl fmt::Display for Reason {
             }
             Self::Lagging => write!(f, "it did not move for 30 s while others did"),
             Self::NoHandshake => write!(f, "no handshake yet"),
+            Self::NotCovered(family) => write!(f, "{} is not encrypted", name(*family)),
         }
     }
 }

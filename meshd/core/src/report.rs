@@ -1,42 +1,39 @@
 //! What the agent tells people about itself and its peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
-    Moment, NodeName, Phase,
+    Family, InterfaceName, Moment, NodeName, Phase,
+    plan::RowKey,
     resource::mesh_configuration::EncryptionMode,
-    status::{DeviceStatus, Encryption, PeerState, PeerStatus, PodStatus, Status},
+    status::{
+        DeviceStatus, Encryption, IncompleteStatus, PeerState, PeerStatus, PodStatus, Status,
+    },
 };
 
-use crate::{
-    World,
-    guard::Sends,
-    member::Member,
-    phase::{Passage, Standing},
-    reason::Reason,
-    task::TaskKey,
-};
+use crate::{World, guard::Sends, member::Member, phase::Passage, reason::Reason, task::TaskKey};
 
 /// Returns what the agent says about itself.
 pub(crate) fn status(world: &World, _now: Moment) -> Status {
-    let (applied, failures) = match &world.applied {
-        Some((applied, failures)) => (*applied, failures.clone()),
-        None => (0, BTreeMap::new()),
-    };
     let mut peers = BTreeMap::new();
     for (name, (member, passage)) in &world.members {
         let (state, _) = judge(world, name, member, *passage);
-        *peers.entry(label(state).to_owned()).or_default() += 1;
+        *peers.entry(label(overall(&state)).to_owned()).or_default() += 1;
     }
     let granted = world.own.granted.iter().copied();
+    let applied = &world.applied;
+    let is_through = world.is_synced && applied.generation >= world.plan.generation;
+    let is_whole = applied.failures.is_empty() && applied.incomplete.is_empty();
 
     Status {
         node: world.facts.own.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         store_connected: world.is_connected,
         in_sync: world.is_synced,
-        converged: world.is_synced && applied >= world.plan.generation && failures.is_empty(),
-        failures,
+        ready: world.is_synced && world.has_applied(0) && applied.generation > 0,
+        converged: is_through && is_whole,
+        failures: applied.failures.clone(),
+        incomplete: incomplete(world),
         encryption: encryption(world),
         addresses: granted.collect(),
         blocks: world.own.blocks.iter().copied().collect(),
@@ -48,6 +45,17 @@ pub(crate) fn status(world: &World, _now: Moment) -> Status {
         peers,
         conditions: conditions(world),
     }
+}
+
+fn incomplete(world: &World) -> Vec<IncompleteStatus> {
+    let rows = world.applied.incomplete.iter();
+
+    rows.map(|(row, reason)| IncompleteStatus {
+        row: row.to_string(),
+        reason: reason.clone(),
+        essential: world.is_essential(row),
+    })
+    .collect()
 }
 
 /// Returns what the agent says about each peer.
@@ -66,7 +74,7 @@ fn peer(
     passage: Passage,
     now: Moment,
 ) -> PeerStatus {
-    let (state, reason) = judge(world, name, member, passage);
+    let (families, reason) = judge(world, name, member, passage);
     let carrier = member.carriers.values().next();
     let key = carrier.map(|carrier| carrier.key).or(member.key);
     let age = key
@@ -77,7 +85,8 @@ fn peer(
 
     PeerStatus {
         node: name.clone(),
-        state,
+        state: overall(&families),
+        families,
         reason,
         phase: world.standing(member).phase,
         key,
@@ -96,14 +105,31 @@ fn judge(
     name: &NodeName,
     member: &Member,
     passage: Passage,
-) -> (PeerState, Option<String>) {
+) -> (BTreeMap<Family, PeerState>, Option<String>) {
     let standing = world.standing(member);
-    let state = state(world, member, passage, standing);
+    let missing = world.lacks(name, member);
+    let families = families(world, member);
+    let states = families.into_iter().map(|family| {
+        let planned = planned(world, member, passage, family);
+        let held = match planned {
+            PeerState::Encrypted if missing.is_some() => PeerState::Unreachable,
+            PeerState::Encrypted if !world.is_in_force(name) => PeerState::Enabling,
+            PeerState::Encrypted
+            | PeerState::Partly
+            | PeerState::Enabling
+            | PeerState::Plain
+            | PeerState::PlainPermitted
+            | PeerState::Unreachable => planned,
+        };
+        (family, held)
+    });
+    let states = states.collect();
     let mut reasons = member
         .reasons
         .iter()
         .map(Reason::to_string)
         .collect::<Vec<_>>();
+    reasons.extend(missing);
     if world.phases.is_laggard(name) {
         reasons.push(Reason::Lagging.to_string());
     }
@@ -111,40 +137,83 @@ fn judge(
     if is_wanted && !standing.reached {
         reasons.push(Reason::NoHandshake.to_string());
     }
+    let is_plain = |family: &Family| world.posture.up && !world.wish.covers(*family);
+    let plain = BTreeMap::keys(&states).copied().filter(is_plain);
+    reasons.extend(plain.map(|family| Reason::NotCovered(family).to_string()));
     reasons.dedup();
 
-    (state, (!reasons.is_empty()).then(|| reasons.join("; ")))
+    (states, (!reasons.is_empty()).then(|| reasons.join("; ")))
 }
 
-fn state(world: &World, member: &Member, passage: Passage, standing: Standing) -> PeerState {
+/// Returns the families in which something could travel between a member and us; those that are
+/// encrypted where it has nothing yet.
+fn families(world: &World, member: &Member) -> Vec<Family> {
+    let has_pods = |family: Family| {
+        let mut pools = world.facts.pools.values();
+        pools.any(|pool| Family::of_net(&pool.cidr) == family)
+    };
+    let has_any = |family: Family| {
+        let mut blocks = member.blocks.iter().map(Family::of_net);
+        let mut hosts = member.hosts.iter().map(|host| Family::of(*host));
+        has_pods(family) && (blocks.any(|of| of == family) || hosts.any(|of| of == family))
+    };
+    let both = || Family::BOTH.into_iter();
+    let used = both().filter(|family| has_any(*family));
+    let used = used.collect::<Vec<_>>();
+    if !used.is_empty() {
+        return used;
+    }
+
+    both()
+        .filter(|f| world.wish.covers(*f) || !world.posture.up)
+        .collect()
+}
+
+/// Returns how packets of a family are to travel.
+fn planned(world: &World, member: &Member, passage: Passage, family: Family) -> PeerState {
+    let permitted = if world.wish.permits_plain() {
+        PeerState::PlainPermitted
+    } else {
+        PeerState::Plain
+    };
     if !world.posture.up {
         return PeerState::Plain;
     }
-    let covered = model::Family::BOTH
-        .into_iter()
-        .filter(|family| world.wish.covers(*family));
-    let sends = covered
-        .map(|family| world.sends(member, passage, family).0)
-        .collect::<Vec<_>>();
-    if standing.may_stay_plain && sends.contains(&Sends::Plain) {
-        return PeerState::PlainPermitted;
+    if !world.wish.covers(family) {
+        return permitted;
     }
-    if !passage.switched {
-        return PeerState::Enabling;
+    let standing = world.standing(member);
+    let carrier = member.carriers.get(&family);
+    let reached = carrier.is_some_and(|carrier| world.has_shaken(carrier));
+    match world.sends(member, passage, family).0 {
+        Sends::Plain if standing.may_stay_plain || passage.switched => permitted,
+        Sends::Plain => PeerState::Enabling,
+        Sends::Nothing => PeerState::Unreachable,
+        Sends::Tunnel if !reached => PeerState::Unreachable,
+        Sends::Tunnel if passage.takes_plain && !standing.may_stay_plain => PeerState::Enabling,
+        Sends::Tunnel => PeerState::Encrypted,
     }
-    if !standing.has_carrier || !standing.reached {
-        return PeerState::Unreachable;
-    }
-    if passage.takes_plain && !standing.may_stay_plain {
-        return PeerState::Enabling;
-    }
+}
 
-    PeerState::Encrypted
+/// Returns one word for all families of a member.
+fn overall(states: &BTreeMap<Family, PeerState>) -> PeerState {
+    let mut different = states.values().copied().collect::<BTreeSet<_>>();
+    if different.contains(&PeerState::Enabling) {
+        different.remove(&PeerState::Encrypted);
+    }
+    let mut different = different.into_iter();
+
+    match (different.next(), different.next()) {
+        (Some(state), None) => state,
+        (Some(_), Some(_)) => PeerState::Partly,
+        (None, _) => PeerState::Plain,
+    }
 }
 
 fn label(state: PeerState) -> &'static str {
     match state {
         PeerState::Encrypted => "Encrypted",
+        PeerState::Partly => "Partly",
         PeerState::Enabling => "Enabling",
         PeerState::Plain => "Plain",
         PeerState::PlainPermitted => "PlainPermitted",
@@ -184,26 +253,45 @@ fn encryption(world: &World) -> Encryption {
     }
 }
 
-/// Which implementation a device got is the dataplane's to say: `backend` is what was asked for.
 fn devices(world: &World) -> Vec<DeviceStatus> {
     let devices = world.own.devices.iter();
 
     devices
-        .map(|device| DeviceStatus {
-            name: device.wish.name.to_string(),
-            backend: format!("{:?}", world.wish.backend),
-            key: device.key,
-            port: device.wish.port,
-            mtu: world.device_mtu(&device.wish),
-            addresses: {
-                let families = device.wish.families.iter();
-                families
-                    .filter_map(|f| world.own.tunnel_addresses.get(f))
-                    .copied()
-                    .collect()
-            },
+        .map(|device| {
+            let (backend, backend_reason) = backend(world, &device.wish.name);
+            let families = device.wish.families.iter();
+            let addresses = families.filter_map(|f| world.own.tunnel_addresses.get(f));
+
+            DeviceStatus {
+                name: device.wish.name.to_string(),
+                backend,
+                backend_reason,
+                key: device.key,
+                port: device.wish.port,
+                mtu: world.device_mtu(&device.wish),
+                addresses: addresses.copied().collect(),
+            }
         })
         .collect()
+}
+
+/// Returns what carries a device and why that; or why nothing does.
+fn backend(world: &World, device: &InterfaceName) -> (String, String) {
+    let none = |reason: &str| ("none".to_owned(), reason.to_owned());
+    if let Some(reason) = missing_device(world, device) {
+        return none(reason);
+    }
+
+    match world.applied.backends.get(device) {
+        Some(found) => (found.implementation.to_string(), found.chosen.to_string()),
+        None => none("the device is not there yet"),
+    }
+}
+
+fn missing_device<'a>(world: &'a World, device: &InterfaceName) -> Option<&'a str> {
+    let row = RowKey::Tunnel(device.clone());
+
+    world.applied.incomplete.get(&row).map(String::as_str)
 }
 
 fn pod_status(name: &model::PodName, pod: &crate::pod::Pod) -> PodStatus {
@@ -245,6 +333,12 @@ fn conditions(world: &World) -> BTreeMap<String, String> {
     if world.is_synced && world.own.candidates.is_empty() {
         let text = "no address of this node may be claimed: set underlay.networks";
         conditions.insert("NoAddress".into(), text.into());
+    }
+    for device in &world.own.devices {
+        if let Some(reason) = missing_device(world, &device.wish.name) {
+            let text = format!("{}: {reason}", device.wish.name);
+            conditions.insert("DeviceMissing".into(), text);
+        }
     }
     let laggards = world
         .members

@@ -133,7 +133,7 @@ pub(crate) fn to_member(
     {
         match (pods, carrier) {
             (Sends::Tunnel, Some(carrier)) => {
-                let mtu = (carrier.mtu < device_mtu).then_some(carrier.mtu);
+                let mtu = mtu::of_route(carrier.mtu, device_mtu);
                 let via = RouteVia::Device(carrier.device.clone());
                 rows.push(row_with(TUNNEL_TABLE, *block, via, source, mtu));
             }
@@ -170,7 +170,7 @@ fn to_host(
     match (sends, carrier) {
         (Sends::Plain, _) => {}
         (Sends::Tunnel, Some(carrier)) => {
-            let mtu = (carrier.mtu < device_mtu).then_some(carrier.mtu);
+            let mtu = mtu::of_route(carrier.mtu, device_mtu);
             let via = RouteVia::Device(carrier.device.clone());
             rows.push(row_with(SOURCE_TABLE, net, via, None, mtu));
             rows.push(fallback(SOURCE_TABLE, net));

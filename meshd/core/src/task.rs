@@ -218,6 +218,20 @@ impl Tasks {
         Some(ended)
     }
 
+    /// Makes everything due that failed and waits: the store, which was away, is back.
+    pub(crate) fn hurry(&mut self, now: Moment) {
+        let mut waiting = Vec::new();
+        for (key, task) in &mut self.tasks {
+            if task.failures > 0 && matches!(task.state, State::Due(at) if at > now) {
+                task.failures = 0;
+                waiting.push(key.clone());
+            }
+        }
+        for key in waiting {
+            self.schedule(&key, now);
+        }
+    }
+
     fn schedule(&mut self, key: &TaskKey, at: Moment) {
         let Some(task) = self.tasks.get_mut(key) else {
             return;
@@ -258,6 +272,29 @@ mod tests {
             assert_eq!(next - now, Duration::from_millis(wait));
             now = next;
         }
+    }
+
+    #[test]
+    fn what_failed_while_the_store_was_away_is_due_as_soon_as_it_is_back() {
+        let mut tasks = Tasks::default();
+        let mut now = Moment::START;
+        tasks.ensure(KEY, kind(1), now);
+        for _ in 0..7 {
+            let action = tasks.poll(now).unwrap();
+            tasks
+                .end(action.id, ActionResult::Retry("away".into()), now)
+                .unwrap();
+            now = tasks.poll_timeout().unwrap();
+        }
+        let action = tasks.poll(now).unwrap();
+        tasks
+            .end(action.id, ActionResult::Retry("away".into()), now)
+            .unwrap();
+        assert!(tasks.poll_timeout().unwrap() - now > Duration::from_secs(10));
+
+        tasks.hurry(now);
+
+        assert_eq!(tasks.poll_timeout(), Some(now));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Wish {
     pub(crate) mode: EncryptionMode,
     /// Which WireGuard.
     pub(crate) backend: Backend,
+    /// Whether each device takes packets in by a thread of its own.
+    pub(crate) threaded: bool,
     /// The devices it takes, also while they are being torn down.
     pub(crate) devices: Vec<DeviceWish>,
     /// Ports on which stock peers listen.
@@ -93,6 +95,7 @@ impl Wish {
             wanted,
             mode,
             backend: facts.mesh.backend,
+            threaded: settings.wireguard_threading_enabled.value,
             devices: devices
                 .into_iter()
                 .map(|(f, carries)| device(&settings, f, carries))

@@ -10,6 +10,7 @@ use model::{
 
 use crate::{
     Config,
+    applied::Applied,
     fact::{Facts, Touched},
     ledger::{Ledger, Owner, Row},
     member::Member,
@@ -66,8 +67,12 @@ pub struct World {
     kinds_in_sync: BTreeSet<Kind>,
     pub(crate) is_synced: bool,
     pub(crate) is_connected: bool,
-    /// The newest generation that the dataplane saw, and what it could not apply.
-    pub(crate) applied: Option<(u64, BTreeMap<String, String>)>,
+    /// What the dataplane made of the plan.
+    pub(crate) applied: Applied,
+    /// The generation since which packets to and from a member are to pass as they are.
+    pub(crate) decided: BTreeMap<NodeName, u64>,
+    /// Members for which that was decided anew and not put into the plan yet.
+    undecided: Vec<NodeName>,
     /// The next phase, and the generation of the plan that makes it true.
     pub(crate) gate: Option<(Phase, u64)>,
     /// The phase to publish; `None` before this node may say anything.
@@ -105,7 +110,9 @@ impl World {
             kinds_in_sync: BTreeSet::new(),
             is_synced: false,
             is_connected: false,
-            applied: None,
+            applied: Applied::default(),
+            decided: BTreeMap::new(),
+            undecided: Vec::new(),
             gate: None,
             stated: None,
             draft: None,
@@ -175,6 +182,9 @@ impl World {
                 Touched::nothing()
             }
             Event::StoreConnected(is_connected) => {
+                if is_connected && !self.is_connected {
+                    self.tasks.hurry(self.now);
+                }
                 self.is_connected = is_connected;
                 Touched::nothing()
             }
@@ -201,13 +211,12 @@ impl World {
                 self.has_news = true;
                 Touched::nothing()
             }
-            Event::PlanApplied {
-                generation,
-                failures,
-            } => {
-                self.applied = Some((generation, failures));
+            Event::PlanApplied(pass) => {
+                self.applied.learn(pass);
                 Touched::nothing()
             }
+            // Taken in by nobody yet.
+            Event::Firewalls(_) => Touched::nothing(),
             Event::Tick => Touched::nothing(),
         }
     }
@@ -352,9 +361,18 @@ impl World {
         self.batch.push((owner, rows));
     }
 
+    /// Notes that packets to and from a member pass in another way from the next
+    /// [`commit`](Self::commit) on.
+    pub(crate) fn decide(&mut self, name: &NodeName) {
+        self.undecided.push(name.clone());
+    }
+
     /// Puts what was written into the plan.
     pub(crate) fn commit(&mut self) {
         self.ledger
             .replace(&mut self.plan, std::mem::take(&mut self.batch));
+        let generation = self.plan.generation;
+        let decided = self.undecided.drain(..).map(|name| (name, generation));
+        self.decided.extend(decided);
     }
 }

@@ -13,5 +13,11 @@ mod fixture;
 mod claim;
 #[path = "world/family.rs"]
 mod family;
+#[path = "world/guard.rs"]
+mod guard;
+#[path = "world/mtu.rs"]
+mod mtu;
 #[path = "world/pod.rs"]
 mod pod;
+#[path = "world/switch.rs"]
+mod switch;

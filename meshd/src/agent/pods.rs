@@ -2,16 +2,20 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use model::{PodName, event::PodRequest};
 use serde::{Deserialize, Serialize};
 
+use crate::stored;
+
 /// The version of the file.
 const VERSION: u32 = 1;
+
+/// What to do about a file that cannot be read.
+const REMEDY: &str = "restore it, or run the meshd that wrote it; moved away, this node's pods lose their interfaces and have to be started again";
 
 /// Which pods live here, on disk.
 #[derive(Debug)]
@@ -22,39 +26,16 @@ pub(crate) struct PodFile {
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    version: u32,
     pods: Vec<PodRequest>,
 }
 
 impl PodFile {
     /// Reads the file; none there means no pods.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let context = || {
-            format!(
-                "could not read the pods of this node from {}",
-                path.display()
-            )
-        };
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self {
-                    path,
-                    pods: BTreeMap::new(),
-                });
-            }
-            Err(error) => return Err(error).with_context(context),
-        };
-        let stored: Stored = serde_json::from_slice(&text).with_context(context)?;
-        if stored.version != VERSION {
-            bail!(
-                "{} has version {}, this agent reads {VERSION}",
-                path.display(),
-                stored.version
-            );
-        }
+        let stored: Option<Stored> = stored::read(&path, VERSION, REMEDY)?;
         let pods = stored
-            .pods
+            .map(|stored| stored.pods)
+            .unwrap_or_default()
             .into_iter()
             .map(|pod| (pod.pod.clone(), pod))
             .collect();
@@ -102,12 +83,10 @@ impl PodFile {
 
     fn save(&self) -> anyhow::Result<()> {
         let stored = Stored {
-            version: VERSION,
             pods: self.pods.values().cloned().collect(),
         };
-        let text = serde_json::to_vec(&stored).context("could not write the pods of this node")?;
 
-        store::write_private(&self.path, &text).with_context(|| {
+        stored::write(&self.path, VERSION, &stored).with_context(|| {
             format!(
                 "could not write the pods of this node to {}",
                 self.path.display()
@@ -118,6 +97,8 @@ impl PodFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -7,11 +7,11 @@ use std::{
 };
 
 use anyhow::Context;
-use dataplane::{Dataplane, KernelEvent, PeerStatistics};
+use dataplane::{Dataplane, KernelEvent, PeerStatistics, Report};
 use futures::StreamExt;
 use meshd_core::{WATCHED, World};
 use model::{
-    Action, ActionId, ActionKind, ActionResult, Event, Moment, NodeName, Object, ObjectKey,
+    Action, ActionId, ActionKind, ActionResult, Event, Moment, NodeName, Object, ObjectKey, Pass,
     PodName, PublicKey, Resource,
     action::PodAnswer,
     event::PodRequest,
@@ -31,7 +31,7 @@ use super::{
     pods::PodFile,
     recording::Recorder,
 };
-use crate::guard::LastGood;
+use crate::{former::FormerSettings, guard::LastGood};
 
 /// How many store events are taken in before the plan is applied.
 const BATCH: usize = 4096;
@@ -55,15 +55,12 @@ pub(crate) struct Shell {
     results: mpsc::UnboundedSender<(ActionId, ActionResult)>,
     ended: mpsc::UnboundedReceiver<(ActionId, ActionResult)>,
     last_good: LastGood,
-    applied: Option<Pass>,
-}
-
-/// The last pass over the plan.
-#[derive(Debug)]
-struct Pass {
-    generation: u64,
-    failures: BTreeMap<String, String>,
-    retry_at: Option<Moment>,
+    /// None where what was noted cannot be read: it is left to be mended.
+    former: Option<FormerSettings>,
+    /// The last pass over the plan; `None` when it says nothing any more.
+    applied: Option<Report>,
+    /// What the brain was told last of a pass.
+    told: Option<Pass>,
 }
 
 impl Shell {
@@ -77,7 +74,14 @@ impl Shell {
         state: PathBuf,
     ) -> anyhow::Result<Self> {
         let (results, ended) = mpsc::unbounded_channel();
-        let last_good = LastGood::load(&state)?.unwrap_or_default();
+        let former = FormerSettings::open(&state)
+            .inspect_err(|error| tracing::warn!(%error, "Settings are not noted for an uninstall"))
+            .ok();
+        let last_good = LastGood::load(&state).unwrap_or_else(|unreadable| {
+            let reason = format!("{:#}", anyhow::Error::new(unreadable));
+            tracing::warn!(reason, "The last good guard is not adopted");
+            None
+        });
 
         Ok(Self {
             started: Instant::now(),
@@ -93,8 +97,10 @@ impl Shell {
             counters: Counters::new().context("could not make the metrics")?,
             results,
             ended,
-            last_good,
+            last_good: last_good.unwrap_or_default(),
+            former,
             applied: None,
+            told: None,
         })
     }
 
@@ -183,7 +189,10 @@ impl Shell {
 
     fn kernel_event(&mut self, event: KernelEvent) -> anyhow::Result<()> {
         match event {
-            KernelEvent::Underlay(links) => self.tell(Event::Underlay(links)),
+            KernelEvent::Underlay(links) => {
+                self.client.addresses_changed();
+                self.tell(Event::Underlay(links))
+            }
             KernelEvent::Handshake { device, peer } => self.tell(Event::Handshake { device, peer }),
             KernelEvent::Drift(component) => {
                 tracing::debug!(
@@ -214,7 +223,7 @@ impl Shell {
     fn tell(&mut self, event: Event) -> anyhow::Result<()> {
         let now = self.now();
         if let Some(recorder) = &mut self.recorder {
-            recorder.record(&event, now)?;
+            recorder.event(&event, now)?;
         }
         self.counters.events.inc();
         self.world.apply(event, now);
@@ -226,6 +235,9 @@ impl Shell {
     fn settle(&mut self) -> anyhow::Result<()> {
         loop {
             while let Some(action) = self.world.poll_action() {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.action(&action, Moment::after_start(self.started.elapsed()))?;
+                }
                 self.carry_out(action)?;
             }
             if !self.is_due() {
@@ -248,27 +260,26 @@ impl Shell {
 
     fn apply_plan(&mut self) -> anyhow::Result<()> {
         let now = self.now();
+        if let Some(former) = &mut self.former {
+            former.note(self.world.plan().sysctls.rows())?;
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.plan(self.world.plan(), now)?;
+        }
         let report = block_in_place(|| self.dataplane.apply(self.world.plan(), now));
-        if !report.failures.is_empty() {
+        let is_whole = report.failures.is_empty();
+        if !report.troubles().is_empty() {
             self.counters.dataplane_failures.inc();
         }
-        let news = self.applied.as_ref().is_none_or(|pass| {
-            pass.generation != report.generation || pass.failures != report.failures
-        });
-        if news {
-            self.tell(Event::PlanApplied {
-                generation: report.generation,
-                failures: report.failures.clone(),
-            })?;
+        let pass = pass(&report);
+        if self.told.as_ref() != Some(&pass) {
+            self.told = Some(pass.clone());
+            self.tell(Event::PlanApplied(pass))?;
         }
-        if report.failures.is_empty() {
+        if is_whole {
             self.keep_guard()?;
         }
-        self.applied = Some(Pass {
-            generation: report.generation,
-            failures: report.failures,
-            retry_at: report.retry_at,
-        });
+        self.applied = Some(report);
 
         Ok(())
     }
@@ -341,14 +352,8 @@ impl Shell {
     fn status(&mut self, now: Moment) -> Status {
         let mut status = self.world.status(now);
         status.version = env!("CARGO_PKG_VERSION").to_owned();
-        for device in &mut status.encryption.devices {
-            device.backend = dataplane::WIREGUARD.to_owned();
-        }
-        status.converged = status.converged
-            && self
-                .applied
-                .as_ref()
-                .is_some_and(|pass| pass.failures.is_empty());
+        let settled = self.applied.as_ref();
+        status.converged &= settled.is_some_and(|report| report.troubles().is_empty());
 
         status
     }
@@ -396,11 +401,7 @@ impl Shell {
 
     /// Says which objects this agent has not seen, or seen but not applied.
     fn missing(&mut self, wanted: &[Held]) -> Vec<ObjectKey> {
-        let settled = !self.is_due()
-            && self
-                .applied
-                .as_ref()
-                .is_some_and(|pass| pass.failures.is_empty());
+        let settled = !self.is_due() && self.world.status(self.now()).ready;
 
         if settled {
             self.held.missing(wanted)
@@ -441,6 +442,22 @@ fn ready(status: &Status) -> Result<(), String> {
     if let Some((target, reason)) = status.failures.first_key_value() {
         return Err(format!("{target}: {reason}"));
     }
+    if let Some(missing) = status.incomplete.iter().find(|row| row.essential) {
+        return Err(format!("{}: {}", missing.row, missing.reason));
+    }
+    if !status.ready {
+        return Err("the plan was not applied yet".to_owned());
+    }
 
     Ok(())
+}
+
+/// Returns what the brain must know of a pass.
+fn pass(report: &Report) -> Pass {
+    Pass {
+        generation: report.generation,
+        failures: report.failures.clone(),
+        incomplete: report.incomplete.clone(),
+        backends: report.backends.clone(),
+    }
 }

@@ -276,7 +276,7 @@ fn a_wrong_field_of_any_kind_is_one_error() {
         ),
         (
             "IPAMBlock",
-            "10-65-0-0-26",
+            "10-65-0-64-26",
             "{cidr: 10.65.0.64/26, allocations: [], unallocated: []}",
             "spec.allocations: expected 64 entries",
         ),

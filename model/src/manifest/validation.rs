@@ -34,8 +34,8 @@ pub fn check(object: &Object) -> Result<(), FieldError> {
         Resource::FelixConfiguration(settings) => first(&settings.invalid),
         Resource::IpPool(pool) => check_pool(&pool, object),
         Resource::WorkloadEndpoint(endpoint) => check_endpoint(&endpoint),
-        Resource::IpamBlock(block) => check_named(object, &IpamBlock::object_name(block.cidr)),
-        Resource::BlockAffinity(_)
+        Resource::IpamBlock(_)
+        | Resource::BlockAffinity(_)
         | Resource::MeshConfiguration(_)
         | Resource::KeyClaim(_)
         | Resource::AddressClaim(_)
@@ -300,20 +300,6 @@ fn check_endpoint(endpoint: &WorkloadEndpoint) -> Result<(), FieldError> {
         return Err(FieldError::new(
             "spec.ipNetworks",
             "expected each address once",
-        ));
-    }
-
-    Ok(())
-}
-
-/// Checks an object whose name follows from its contents.
-fn check_named(object: &Object, name: &str) -> Result<(), FieldError> {
-    if object.metadata.name != name {
-        let follows = format!("{name}, which follows from spec.cidr");
-        return Err(expected(
-            "metadata.name",
-            &follows,
-            object.metadata.name.as_str(),
         ));
     }
 

@@ -183,6 +183,13 @@ impl TryFrom<&Object> for IpamBlock {
         let stored: Stored = field::part(object, "spec")?;
         let cidr = field::required(stored.cidr, "spec.cidr", "a network")?;
         let cidr = field::network(&cidr, "spec.cidr")?;
+        // The name is what the store keeps unique: under another one, a range could be claimed twice.
+        let name = Self::object_name(cidr);
+        if object.metadata.name != name {
+            let follows = format!("{name}, which follows from spec.cidr");
+            let found = object.metadata.name.as_str();
+            return Err(field::expected("metadata.name", &follows, found));
+        }
         let sizes = IpPool::block_sizes(Family::of_net(&cidr));
         if !sizes.contains(&cidr.prefix_len()) {
             let range = format!("a network of /{} to /{}", sizes.start(), sizes.end());
@@ -378,6 +385,25 @@ mod tests {
             }
 
             assert_eq!(IpamBlock::try_from(&object(spec)).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn a_block_under_the_name_of_another_range_is_refused() {
+        for (cidr, name) in [
+            ("10.244.0.0/26", "10-244-0-0-26"),
+            ("fd00:65::40/122", "fd00-65--40-122"),
+        ] {
+            let spec = json!({"cidr": cidr, "allocations": vec![Value::Null; 64]});
+            let named = |name: &str| {
+                let key = ObjectKey::cluster(Kind::IPAMBlock, name.to_owned());
+                IpamBlock::try_from(&Object::new(&key, spec.clone()))
+            };
+
+            assert_eq!(named(name).unwrap().cidr, cidr.parse().unwrap());
+            for other in ["10-244-0-64-26", "10-244-0-0-27", "fd00-65--122", "block"] {
+                assert_eq!(named(other).unwrap_err().field, "metadata.name", "{other}");
+            }
         }
     }
 

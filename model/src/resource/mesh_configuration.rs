@@ -15,6 +15,8 @@ pub struct MeshConfiguration {
     pub backend: Backend,
     /// Networks inside which every member may claim its addresses, preferred first.
     pub underlay_networks: Vec<IpNet>,
+    /// What becomes of our packets in other programs' packet filters.
+    pub foreign_firewalls: ForeignFirewalls,
 }
 
 /// What happens to packets that have no usable tunnel.
@@ -39,12 +41,24 @@ pub enum Backend {
     Userspace,
 }
 
+/// What becomes of our packets in other programs' packet filters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForeignFirewalls {
+    /// The extension points that they offer let our packets pass.
+    #[default]
+    Open,
+    /// They stay as they are; what they drop is reported.
+    Report,
+}
+
 /// The form in which a store keeps the settings' `spec`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Stored {
     encryption: Option<StoredEncryption>,
     underlay: Option<StoredUnderlay>,
+    #[serde(rename = "foreignFirewalls")]
+    foreign_firewalls: Option<ForeignFirewalls>,
 }
 
 #[derive(Default, Deserialize)]
@@ -80,6 +94,7 @@ impl TryFrom<&Object> for MeshConfiguration {
             mode: encryption.mode.unwrap_or_default(),
             backend: encryption.backend.unwrap_or_default(),
             underlay_networks,
+            foreign_firewalls: stored.foreign_firewalls.unwrap_or_default(),
         })
     }
 }
@@ -102,6 +117,7 @@ mod tests {
         let spec = json!({
             "encryption": {"mode": "Permissive", "backend": "Userspace"},
             "underlay": {"networks": ["192.0.2.0/24", "2001:db8::/64"]},
+            "foreignFirewalls": "Report",
         });
         assert_eq!(
             read(spec),
@@ -112,6 +128,7 @@ mod tests {
                     "192.0.2.0/24".parse().unwrap(),
                     "2001:db8::/64".parse().unwrap(),
                 ],
+                foreign_firewalls: ForeignFirewalls::Report,
             })
         );
 

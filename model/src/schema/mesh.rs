@@ -14,6 +14,7 @@ pub(super) const MESH_CONFIGURATION: &[Field] = &[
                     Field::optional("backend", Shape::Word(&["Auto", "Kernel", "Userspace"])),
                 ]),
             ),
+            Field::optional("foreignFirewalls", Shape::Word(&["Open", "Report"])),
             Field::optional(
                 "underlay",
                 Shape::Fields(&[Field::optional(

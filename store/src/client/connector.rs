@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Shutdown, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -16,11 +17,12 @@ use hyper_util::rt::TokioIo;
 use model::constant::SERVER_PORT;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::certificate::SERVER_NAME;
+use crate::{certificate::SERVER_NAME, socket};
 
 /// How long one server may take to answer, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,6 +48,8 @@ pub(crate) struct Connector {
     /// Replaced when the certificate is renewed.
     tls: Arc<Mutex<Arc<ClientConfig>>>,
     source: Option<IpAddr>,
+    /// The newest connection, to be ended when its address goes.
+    newest: Arc<Mutex<Option<OwnedFd>>>,
 }
 
 impl Target {
@@ -90,6 +94,7 @@ impl Connector {
             good: Arc::default(),
             tls: Arc::new(Mutex::new(tls)),
             source: None,
+            newest: Arc::default(),
         }
     }
 
@@ -111,6 +116,26 @@ impl Connector {
         let targets: Vec<_> = servers.into_iter().collect();
 
         (!targets.is_empty()).then(|| Self::new(targets, self.tls()))
+    }
+
+    /// Ends the newest connection if it comes from an address that this machine has no more.
+    ///
+    /// The kernel sends nothing from such an address and tells nobody: only the keepalive would notice.
+    pub(crate) fn end_if_stranded(&self) -> io::Result<()> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(socket) = newest.as_ref() else {
+            return Ok(());
+        };
+        let socket = SockRef::from(socket);
+        let from = socket.local_addr()?.as_socket();
+        if from.is_none_or(|from| socket::is_here(from.ip())) {
+            return Ok(());
+        }
+        tracing::info!("This machine lost the address of its connection to the server");
+        let ended = socket.shutdown(Shutdown::Both);
+        *newest = None;
+
+        ended
     }
 
     /// Uses another certificate from the next connection on.
@@ -180,16 +205,9 @@ impl Connector {
     }
 
     async fn connect_address(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
-        let socket = if address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }?;
-        if let Some(source) = self.source {
-            socket.bind(SocketAddr::new(source, 0))?;
-        }
-        let stream = socket.connect(address).await?;
-        stream.set_nodelay(true)?;
+        let stream = socket::connect(address, self.source).await?;
+        let handle = stream.as_fd().try_clone_to_owned()?;
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
         let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
 
         TlsConnector::from(self.tls()).connect(name, stream).await

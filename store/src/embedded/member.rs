@@ -12,7 +12,8 @@ use super::{
     writer::Writing,
 };
 use crate::{
-    Caller, Identity, StoreError, Token, TokenEntry, TokenRequest, certificate::Signed,
+    Caller, Identity, StoreError, Token, TokenEntry, TokenRequest,
+    certificate::{Past, Signed},
     token::TTL_MAX,
 };
 
@@ -225,6 +226,18 @@ impl Embedded {
             .await?;
 
         Ok(revoked == Some(false))
+    }
+
+    /// Returns whether a certificate was ever signed: from then on the CA must not be made anew.
+    pub(crate) async fn past(&self) -> Result<Past, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM certificate)
+                       OR EXISTS (SELECT 1 FROM meta WHERE name = 'revision' AND value > 1)";
+        let signed: bool = self
+            .readers
+            .read(move |connection| connection.query_row(sql, (), |row| row.get(0)))
+            .await?;
+
+        Ok(if signed { Past::Signed } else { Past::Blank })
     }
 
     /// Returns a number that rises whenever certificates were revoked.

@@ -99,6 +99,25 @@ enum Refusal {
 }
 
 impl Peer {
+    /// A peer whose connection is only imagined.
+    #[cfg(feature = "fuzz")]
+    pub(super) fn imagined(
+        leaf: Option<Leaf>,
+        source: SocketAddr,
+        local: SocketAddr,
+        lists: Arc<Semaphore>,
+        watches: AtomicUsize,
+    ) -> Self {
+        Self {
+            leaf,
+            source,
+            local,
+            watches,
+            lists,
+            is_cut: AtomicBool::new(false),
+        }
+    }
+
     /// Returns whether its certificate still counts.
     pub(super) fn is_good(&self, now: Timestamp) -> bool {
         !self.is_cut.load(Ordering::Acquire)

@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use super::*;
 use crate::{
     Client, Enrolment, Token, TokenRequest,
-    certificate::RequestedKey,
+    certificate::{Past, RequestedKey},
     contract::{Factory, Log, Subject},
 };
 
@@ -93,7 +93,7 @@ impl Served {
     }
 
     pub(crate) fn authority(&self) -> CertificateAuthority {
-        CertificateAuthority::open(self.directory.path(), Timestamp::now()).unwrap()
+        CertificateAuthority::open(self.directory.path(), Past::Signed, Timestamp::now()).unwrap()
     }
 
     /// Makes a token.

@@ -1,6 +1,18 @@
 //! What meshd wrote into one node's kernel, as the distribution's own tools print it.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use lab::{End, Node};
+
+/// For how long no handshake comes where none is under way: `REKEY_TIMEOUT` of the WireGuard paper (§6.1), and a third
+/// of a second by which implementations spread it.
+const SETTLED: Duration = Duration::from_secs(6);
+
+/// Time between two looks at the sessions.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Prints all of it: rules, routes, tables, the tunnel device, its peers, settings. Of tables it leaves out
 /// counters and owners; the order of rules in a chain counts, that of sets and of their elements does not.
@@ -61,8 +73,25 @@ impl std::fmt::Debug for Kernel {
 pub struct Sessions(String);
 
 impl Sessions {
-    /// Reads them.
+    /// Reads them, once no handshake is under way.
+    ///
+    /// Where both ends of a session begin at once, the kernel's WireGuard drops both answers and begins again after
+    /// five seconds; so its sessions are read when none has come for longer than that.
     pub fn of(node: &Node) -> Self {
+        let kind = node.run("ip", &["-d", "link", "show", "wireguard.cali"]);
+        let mut sessions = Self::now(node);
+        let mut since = Instant::now();
+        while kind.contains(" wireguard ") && since.elapsed() < SETTLED {
+            thread::park_timeout(LOOK);
+            let now = Self::now(node);
+            if now != sessions {
+                (sessions, since) = (now, Instant::now());
+            }
+        }
+        sessions
+    }
+
+    fn now(node: &Node) -> Self {
         let script = "cat /sys/class/net/wireguard.cali/ifindex
                       wg show wireguard.cali latest-handshakes | sort";
         Self(node.run("sh", &["-e", "-c", script]))

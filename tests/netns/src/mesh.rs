@@ -9,7 +9,7 @@ use std::{
 };
 
 use lab::{Builtin, Document, End as _, Lab, Node, Plaintext};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// How many meshes run at once: their streams' gaps are measured in milliseconds.
 const AT_ONCE: usize = 2;
@@ -42,6 +42,8 @@ pub enum Encryption {
 #[derive(Debug)]
 pub struct Mesh {
     lab: Lab,
+    /// What FelixConfiguration/default says beside the toggle.
+    settings: Mutex<Map<String, Value>>,
     _turn: Turn,
 }
 
@@ -64,7 +66,11 @@ impl Mesh {
         let turn = Turn::take();
         let lab = Lab::of(document);
         lab.plaintext(Plaintext::Allowed);
-        let mesh = Self { lab, _turn: turn };
+        let mesh = Self {
+            lab,
+            settings: Mutex::default(),
+            _turn: turn,
+        };
         for node in mesh.members() {
             await_addresses(&node);
         }
@@ -99,13 +105,21 @@ impl Mesh {
         names.iter().map(|name| self.node(name)).collect()
     }
 
+    /// Has a field of FelixConfiguration/default stand beside the toggle, from its next turn on.
+    pub fn set(&self, field: &str, value: Value) {
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.insert(field.to_owned(), value);
+    }
+
     /// Turns the one toggle.
     pub fn ask_for(&self, encryption: Encryption) {
+        self.set("wireguardEnabled", json!(encryption == Encryption::On));
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let felix = json!({
             "apiVersion": "projectcalico.org/v3",
             "kind": "FelixConfiguration",
             "metadata": { "name": "default" },
-            "spec": { "wireguardEnabled": encryption == Encryption::On },
+            "spec": &*settings,
         });
         self.apply(&felix.to_string());
     }
@@ -272,6 +286,7 @@ pub fn await_fact(
     mut look: impl FnMut() -> Result<(), String>,
 ) -> Duration {
     let start = Instant::now();
+    let patience = lab::patience(patience);
     loop {
         let Err(objection) = look() else {
             return start.elapsed();

@@ -2,16 +2,19 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use lab::{End, Family, Lab, Node, Pod, Report, Stream, spec::Protocol};
+use lab::{End, Family, Lab, Node, Pod, Report, Stream, poll_until, spec::Protocol};
 
 /// The longest that a stream may be without a byte.
 pub const MOST_GAP: Duration = Duration::from_millis(200);
 
 /// Time between two records of a stream where there are many of them.
 const PACE: Duration = Duration::from_millis(60);
+
+/// How late a datagram may be before it counts as lost.
+const LATE: Duration = Duration::from_secs(2);
 
 /// Many streams, and some that no tunnel has to do with: one inside a pod, one from a host to the server, and
 /// those between pods of one node. What those miss, the machine withheld.
@@ -26,7 +29,12 @@ pub struct Traffic {
 impl Traffic {
     /// No streams yet.
     pub fn none(lab: &Lab) -> Self {
-        lab.pace(PACE);
+        Self::none_every(lab, PACE)
+    }
+
+    /// No streams yet; those that come carry a record in every such time.
+    fn none_every(lab: &Lab, pace: Duration) -> Self {
+        lab.pace(pace);
         let pods = lab.pods();
         let pod = pods.first().expect("a lab of stories has pods");
         let inside = pod.stream_at(pod, Protocol::Tcp, IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -70,7 +78,12 @@ impl Traffic {
     /// The first pods of the first two nodes, both protocols and families; and each of the two nodes with
     /// the other's pod.
     pub fn between_two(lab: &Lab) -> Self {
-        let mut traffic = Self::none(lab);
+        Self::between_two_every(lab, PACE)
+    }
+
+    /// As [`Traffic::between_two`], with a record in every such time.
+    pub fn between_two_every(lab: &Lab, pace: Duration) -> Self {
+        let mut traffic = Self::none_every(lab, pace);
         let nodes = lab.nodes();
         let [one, two, ..] = nodes.as_slice() else {
             panic!("the lab has no two nodes")
@@ -187,6 +200,31 @@ impl Traffic {
             let came = stream.is_alive(spell);
             assert!(!came, "{name} carries records that were sent after {sent}");
         }
+    }
+
+    /// How many datagrams never came back, of those sent since the past was forgotten. Late ones are
+    /// waited for.
+    pub fn lost(&self) -> u64 {
+        self.assert_alive();
+        let lost = || {
+            let reports = self.streams.iter().map(|(_, stream)| stream.report());
+            reports.map(|report| report.lost + report.missing).sum()
+        };
+        poll_until(Instant::now() + LATE, || lost() == 0);
+        lost()
+    }
+
+    /// Asserts that no more datagrams were lost than a hole of one record's time would cost: one of each
+    /// stream.
+    pub fn assert_nothing_lost(&self) {
+        let udp = self
+            .streams
+            .iter()
+            .filter(|(name, _)| name.ends_with("UDP)"));
+        let (lost, most) = (self.lost(), udp.count() as u64);
+        let losers = self.streams.iter().map(|(name, s)| (name, s.report()));
+        let losers: Vec<_> = losers.filter(|(_, r)| r.lost + r.missing > 0).collect();
+        assert!(lost <= most, "{lost} datagrams are lost: {losers:#?}");
     }
 
     fn assert_each(&self, complaint: impl Fn(&Report) -> Option<String>) {

@@ -10,8 +10,9 @@
 
 use std::time::Duration;
 
-use lab::{Family, Service, spec::Protocol};
-use netns::{Kernel, Mesh, Sessions, Traffic, await_fact, await_summary};
+use lab::{End as _, Family, Node, Service, spec::Protocol};
+use netns::{Kernel, Mesh, Sessions, Traffic, await_fact, await_settled, await_summary};
+use serde_json::json;
 
 /// How long a program may take to do its work again.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -150,4 +151,53 @@ fn a_mesh_that_is_switched_while_an_agent_is_dead_waits_for_it_and_breaks_nothin
     mesh.await_summary("Enforced");
     mesh.forbid_plaintext();
     stream.assert_alive();
+}
+
+#[test]
+fn a_pod_whose_namespace_vanishes_is_named_and_holds_up_nobody() {
+    let mesh = Mesh::builtin("dual-stack");
+    let (n1, n2) = (mesh.node("n1"), mesh.node("n2"));
+    let space = format!("{}-dead", mesh.name());
+    n1.run("ip", &["netns", "add", &space]);
+    let request = json!({
+        "pod": { "namespace": "default", "name": "dead" },
+        "sandbox": space, "netns": format!("/run/netns/{space}"), "interface": "eth0",
+    });
+    ask(&mesh, &n1, "POST", "/v1/pods", &request.to_string());
+
+    n1.run("ip", &["netns", "del", &space]);
+    await_fact("n1 names the dead pod", PATIENCE, || {
+        let rows = n1.ask("/v1/status")["incomplete"].to_string();
+        rows.contains("pod default/dead").then_some(()).ok_or(rows)
+    });
+    mesh.ask_for(netns::Encryption::On);
+    mesh.await_summary("Enforced");
+    mesh.forbid_plaintext();
+    let late = mesh.add_pod("n1", "default/late");
+
+    late.ping(&n2.pod());
+    let said = n1.run(&built("meshctl"), &["status"]);
+    assert!(said.contains("but for "), "{said}");
+    assert!(said.contains("Incomplete   pod default/dead: "), "{said}");
+
+    ask(&mesh, &n1, "DELETE", "/v1/pods/default/dead", "");
+    await_settled(&n1, PATIENCE);
+    let said = n1.run(&built("meshctl"), &["status"]);
+    assert!(said.contains("Machine      matches the plan\n"), "{said}");
+}
+
+/// Asks the agent of a node for something.
+fn ask(mesh: &Mesh, node: &Node, method: &'static str, path: &str, body: &str) {
+    let name = node.name().parse().expect("a node's name is a label");
+    let agent = mesh.site(|site| site.agent(&name));
+    let answer = agent.ask(method, path, body.as_bytes());
+    assert!(answer.is_ok(), "{method} {path}: {answer:?}");
+}
+
+/// The program beside this test's, as cargo lays them out.
+fn built(name: &str) -> String {
+    let own = std::env::current_exe().expect("a test knows its own file");
+    let folder = own.ancestors().nth(2).expect("a test lies in deps");
+
+    folder.join(name).display().to_string()
 }

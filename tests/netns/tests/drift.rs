@@ -33,7 +33,7 @@ fn is_repaired(scripts: &[&str]) {
     for script in scripts {
         let taken = repair_after(&n1, script);
         println!("{taken:?}: {script}");
-        assert!(taken < SOON, "{taken:?}: {script}");
+        assert!(taken < lab::patience(SOON), "{taken:?}: {script}");
         mesh.assert_no_plaintext();
         traffic.assert_alive();
     }
@@ -160,7 +160,10 @@ fn a_table_that_was_lost_between_two_lives_of_its_owner_comes_back() {
         assert_ne!(whole.difference(&Kernel::of(&n1)), "", "{script}");
         n1.restart(Service::Agent);
         let taken = await_fact(script, PATIENCE, || whole_again(&whole, &n1));
-        assert!(taken < SOON, "{taken:?} after the start: {script}");
+        assert!(
+            taken < lab::patience(SOON),
+            "{taken:?} after the start: {script}"
+        );
         mesh.assert_no_plaintext();
         traffic.assert_alive();
     }

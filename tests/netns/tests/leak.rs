@@ -181,6 +181,7 @@ fn every_fragment_of_a_large_packet_is_seen() {
             [(LeakKind::PodToPod, 6)].into(),
             "{family:?}: {seen:?}"
         );
+        assert_eq!(seen.fragments, 6, "{family:?}: {seen:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use meshd_core::{Config, WATCHED, World};
 use model::{
     ActionId, ActionKind, ActionResult, Event, Family, InterfaceName, Kind, Moment, NodeName,
-    ObjectKey, Phase, PublicKey, Resource,
+    ObjectKey, Pass, Phase, PublicKey, Resource,
     event::{Link, LinkKind},
     resource::{
         FelixConfiguration, IpPool, MeshConfiguration, ip_pool::AllowedUse,
@@ -389,14 +389,11 @@ impl Cluster {
             Step::Advance => {
                 if let Some(generation) = host.machine.advance() {
                     host.applied = generation;
-                    let failures = BTreeMap::new();
-                    host.world.apply(
-                        Event::PlanApplied {
-                            generation,
-                            failures,
-                        },
-                        now,
-                    );
+                    let pass = Pass {
+                        generation,
+                        ..Pass::default()
+                    };
+                    host.world.apply(Event::PlanApplied(pass), now);
                 }
                 self.end_sessions();
             }

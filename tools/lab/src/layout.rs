@@ -168,6 +168,27 @@ impl Layout {
             .map_or(&[], |p| &p.addresses)
     }
 
+    /// Gives a host one more device, on a network where it has none yet. Its addresses are the host's own
+    /// on that network, however often it comes and goes; none where the host is there already.
+    pub(crate) fn attach(&mut self, host: usize, network: usize) -> Option<Device> {
+        let cidrs = self.networks.get(network)?;
+        let owner = self.hosts.get(host)?;
+        let numbers = 0..=owner.devices.len();
+        let mut names = numbers.map(|number| format!("eth{number}"));
+        let name = names.find(|name| owner.devices.iter().all(|device| device.name != *name))?;
+        if owner.device_on(network).is_some() {
+            return None;
+        }
+        let late = |cidr: &IpNet| address::late(*cidr, host);
+        let device = Device {
+            name,
+            network,
+            addresses: cidrs.iter().map(late).collect(),
+        };
+        self.hosts.get_mut(host)?.devices.push(device.clone());
+        Some(device)
+    }
+
     /// The routes that a host is born with, so that every network and outside host is in reach.
     pub fn routes(&self, host: &Host) -> Vec<Route> {
         let mut routes = self.default_routes(host);

@@ -15,6 +15,8 @@
 //! of a lab is inside a namespace that the lab made.
 
 use std::{
+    num::NonZeroU32,
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -22,12 +24,12 @@ use std::{
 pub use agent::{Agent, AgentError};
 pub use builtin::{Builtin, builtins};
 pub use echo::{Echo, EchoError};
-pub use layout::{Host, Layout, LayoutError, Role, Route};
+pub use layout::{Device, Host, Layout, LayoutError, Role, Route};
 pub use link::{Link, LinkError};
 pub use mesh::{MeshError, Service, server_place};
 pub use mount::MountError;
 pub use netns::{Netns, NetnsError};
-pub use ping::{Ping, PingError};
+pub use ping::{Fragments, Ping, PingError};
 pub use process::{Place, Process, Program};
 pub use site::{Cable, Hands, Owner, Site, SiteError, remove, serve_link};
 pub use sniffer::{
@@ -36,8 +38,8 @@ pub use sniffer::{
 };
 pub use spec::{Document, ReadError};
 pub use state::{PodState, ProgramState, State, StateError, names};
-pub use story::{End, Family, Lab, Node, Outside, Plaintext, Pod, Topology};
-pub use stream::{Canary, Ends, Report, Stream, StreamError};
+pub use story::{Boot, End, Family, Lab, Node, Outside, Plaintext, Pod, Topology};
+pub use stream::{BulkError, Canary, Carried, Ends, Report, Stream, StreamError};
 
 mod agent;
 mod builtin;
@@ -62,8 +64,31 @@ mod sys;
 /// Time between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Looks at a condition again and again until it holds (true) or the time has come (false).
+/// How many times as long everything may take on this machine: a whole number, `1` where the variable is not set.
+const SLOW: &str = "MESHD_SLOW";
+
+/// How long something may take here that usually takes no longer than this: a machine that is known to be slow, such as
+/// a guest, says so by the variable `MESHD_SLOW`.
+///
+/// # Panics
+/// Where the variable holds something else than a whole number above zero.
+pub fn patience(usual: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let times = TIMES.get_or_init(|| {
+        let said = std::env::var(SLOW).unwrap_or_else(|_| "1".to_owned());
+        match said.parse::<NonZeroU32>() {
+            Ok(times) => times.get(),
+            Err(error) => panic!("{SLOW}={said}: {error}"),
+        }
+    });
+    usual * *times
+}
+
+/// Looks at a condition again and again until it holds (true) or the time has come (false); a slow machine is given
+/// [`patience`].
 pub fn poll_until(deadline: Instant, mut holds: impl FnMut() -> bool) -> bool {
+    let usual = deadline.saturating_duration_since(Instant::now());
+    let deadline = Instant::now() + patience(usual);
     loop {
         if holds() {
             return true;

@@ -22,7 +22,7 @@ use crate::{
     layout::Role,
     poll_until,
     process::{Place, Process, Program},
-    site::{Site, SiteError, log_file},
+    site::{During, Site, SiteError, log_file},
     spec::Label,
     state::ProgramState,
 };
@@ -117,7 +117,10 @@ struct Programs {
 
 impl Programs {
     fn find() -> Result<Self, MeshError> {
-        let folders = folders();
+        Self::find_in(folders())
+    }
+
+    fn find_in(folders: Vec<PathBuf>) -> Result<Self, MeshError> {
         let find = |name: &'static str| {
             let file = folders
                 .iter()
@@ -193,6 +196,33 @@ impl Site {
         }
         self.start_wire(&programs, &name)?;
         self.join(&programs, &name, server)
+    }
+
+    /// Lets a node that was removed from the mesh join again, as a new member. Its agent must not run, and
+    /// is started by [`Site::restart`].
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub fn rejoin(&mut self, node: &str) -> Result<(), SiteError> {
+        let programs = Programs::find()?;
+        let server = self.server_address()?;
+        let name = self.host(node)?.name.clone();
+        let folder = crate::state::host_folder(self.name(), &name);
+        let credential = folder.join("var-lib-meshd").join("config.yaml");
+        std::fs::remove_file(credential)
+            .during(|| format!("{node} does not give its old credential up"))?;
+        self.join(&programs, &name, server)
+    }
+
+    /// Restores a node's last good guard, as the service manager does at boot before there is a network.
+    ///
+    /// # Errors
+    /// [`SiteError`] with what the program said.
+    pub fn restore_guard(&mut self, node: &str) -> Result<(), SiteError> {
+        let programs = Programs::find()?;
+        let name = self.host(node)?.name.clone();
+        let program = Program::new(&programs.meshd, ["guard"]);
+        self.command(&name, &program, b"").map(drop)
     }
 
     /// The nodes that take part in the mesh.
@@ -316,7 +346,16 @@ impl Site {
     }
 
     fn start_agent(&mut self, programs: &Programs, node: &Label) -> Result<(), SiteError> {
-        let program = Program::new(&programs.meshd, ["agent"]);
+        let mut program = Program::new(&programs.meshd, ["agent"]);
+        let spec = &self.state().document.spec;
+        let backend = spec
+            .nodes
+            .iter()
+            .find(|n| n.name == *node)
+            .and_then(|n| n.backend);
+        let variable =
+            backend.map(|backend| ("MESHD_BACKEND".to_owned(), backend.name().to_owned()));
+        program.environment.extend(variable);
         let name = Service::Agent.name(node);
         let place = self.state().place(node);
         self.start_program(&name, node, &program, &place)?;
@@ -411,14 +450,37 @@ impl Site {
     /// # Errors
     /// [`SiteError`].
     pub fn restart(&mut self, host: &str, service: Service) -> Result<(), SiteError> {
-        let programs = Programs::find()?;
+        self.restart_as(host, service, &Programs::find()?)
+    }
+
+    /// Starts a service that ended, or was killed, with the programs of another folder, which may be of
+    /// another version; and waits until it is ready.
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub fn restart_from(
+        &mut self,
+        host: &str,
+        service: Service,
+        folder: &Path,
+    ) -> Result<(), SiteError> {
+        let programs = Programs::find_in(vec![folder.to_owned()])?;
+        self.restart_as(host, service, &programs)
+    }
+
+    fn restart_as(
+        &mut self,
+        host: &str,
+        service: Service,
+        programs: &Programs,
+    ) -> Result<(), SiteError> {
         let name = self.host(host)?.name.clone();
         match service {
-            Service::Agent => self.start_agent(&programs, &name),
-            Service::Wire => self.start_wire(&programs, &name),
+            Service::Agent => self.start_agent(programs, &name),
+            Service::Wire => self.start_wire(programs, &name),
             Service::Server => {
                 let address = self.server_address()?;
-                self.start_server(&programs, address)
+                self.start_server(programs, address)
             }
         }
     }

@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, ipproto, recv,
-        send, socket_with,
+        send, socket_with, sockopt,
     },
 };
 
@@ -38,6 +38,18 @@ pub struct Ping {
     pub size: usize,
     /// For how long it is asked for, several times if need be.
     pub patience: Duration,
+    /// Whether it may be cut into fragments.
+    pub fragments: Fragments,
+}
+
+/// Whether a packet may be cut on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragments {
+    /// It may.
+    #[default]
+    Allowed,
+    /// It bears "don't fragment", and its sender does not cut it either.
+    Forbidden,
 }
 
 /// Why no echo came.
@@ -73,6 +85,20 @@ impl Ping {
             from: None,
             size: 56,
             patience: Duration::from_secs(2),
+            fragments: Fragments::Allowed,
+        }
+    }
+
+    /// One whole IP packet of `length` bytes, headers included, that nobody may cut.
+    ///
+    /// # Panics
+    /// Where that is less than its headers.
+    pub fn whole(to: IpAddr, length: usize) -> Self {
+        let headers = HEADER + if to.is_ipv4() { 20 } else { 40 };
+        Self {
+            size: length - headers,
+            fragments: Fragments::Forbidden,
+            ..Self::new(to)
         }
     }
 
@@ -122,6 +148,16 @@ impl Ping {
             IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6),
         };
         let socket = socket_with(family, SocketType::DGRAM, flags, Some(protocol))?;
+        if self.fragments == Fragments::Forbidden {
+            match self.to {
+                IpAddr::V4(_) => {
+                    sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DO)
+                }
+                IpAddr::V6(_) => {
+                    sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DO)
+                }
+            }?;
+        }
         if let Some(from) = self.from {
             bind(&socket, &SocketAddr::new(from, 0))?;
         }

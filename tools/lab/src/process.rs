@@ -189,16 +189,19 @@ pub struct Process {
 impl Process {
     /// The process that has this number now.
     pub fn of(pid: u32) -> Option<Self> {
+        let (state, process) = Self::seen(pid)?;
+        (state != "Z").then_some(process)
+    }
+
+    /// The process that has this number, also one of which only other threads, or only its exit status,
+    /// is left; with its first thread's state.
+    fn seen(pid: u32) -> Option<(String, Self)> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (_, fields) = stat.rsplit_once(')')?;
         let mut fields = fields.split_ascii_whitespace();
-        if fields.next() == Some("Z") {
-            return None;
-        }
-        Some(Self {
-            pid,
-            start: fields.nth(18)?.parse().ok()?,
-        })
+        let state = fields.next()?.to_owned();
+        let start = fields.nth(18)?.parse().ok()?;
+        Some((state, Self { pid, start }))
     }
 
     /// The calling process.
@@ -263,7 +266,9 @@ impl Process {
     fn handle(&self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        self.is_alive().then_some(handle)
+        // Killed threads end one by one: until the last has, sockets of the process are still open.
+        let (_, process) = Self::seen(self.pid)?;
+        (process == *self).then_some(handle)
     }
 }
 

@@ -42,7 +42,10 @@ pub use down::remove;
 pub use up::serve_link;
 
 mod down;
+mod nic;
+mod partition;
 mod pod;
+mod power;
 mod up;
 
 /// Calico's default ports of WireGuard, for IPv4 and for IPv6.
@@ -286,18 +289,7 @@ impl Site {
     /// # Errors
     /// [`SiteError`] where there is no such device.
     pub fn set_cable(&mut self, host: &str, device: &str, cable: Cable) -> Result<(), SiteError> {
-        let (port, netns) = {
-            let hosts = &self.state.layout.hosts;
-            let index = hosts.iter().position(|h| h.name.as_str() == host);
-            let index = index.ok_or_else(|| SiteError::NoHost(host.to_owned()))?;
-            let found = hosts[index].devices.iter().find(|d| d.name == device);
-            let found = found.ok_or_else(|| SiteError::NoHost(format!("{host}/{device}")))?;
-            let network = &self.state.document.spec.networks[found.network].name;
-            (
-                up::port_name(index, found),
-                state::network_netns(self.name(), network),
-            )
-        };
+        let (port, netns) = self.port(host, device)?;
         let space = self.space(&netns)?;
         let mut netlink = space.netlink();
         match cable {

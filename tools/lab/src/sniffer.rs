@@ -53,6 +53,8 @@ pub struct Counts {
     pub leaks: BTreeMap<LeakKind, u64>,
     /// Frames that are nobody's business.
     pub other: u64,
+    /// Frames whose IP packet is a piece of a larger one.
+    pub fragments: u64,
     /// Frames that the sniffer lost, so that it cannot tell.
     pub lost: u64,
     /// Bytes of all frames that were judged.
@@ -71,6 +73,7 @@ impl Counts {
     pub fn add(&mut self, other: &Self) {
         self.wireguard += other.wireguard;
         self.other += other.other;
+        self.fragments += other.fragments;
         self.lost += other.lost;
         self.bytes += other.bytes;
         for (kind, count) in &other.leaks {
@@ -86,6 +89,7 @@ impl Counts {
         let mut counts = self.clone();
         counts.wireguard -= earlier.wireguard;
         counts.other -= earlier.other;
+        counts.fragments -= earlier.fragments;
         counts.lost -= earlier.lost;
         counts.bytes -= earlier.bytes;
         for (kind, count) in &earlier.leaks {
@@ -303,7 +307,7 @@ impl Sniffer {
         let waited = self
             .shared
             .settled
-            .wait_timeout_while(desk, PATIENCE, pending);
+            .wait_timeout_while(desk, crate::patience(PATIENCE), pending);
         let (desk, _) = waited.map_err(|_| stuck())?;
         if desk.answered < mine || desk.failed {
             return Err(stuck());
@@ -374,6 +378,7 @@ fn judge_all(devices: &mut Devices, shared: &Shared, canary: &Finder<'_>) -> io:
             Direction::Outgoing => {
                 let verdict = territory.as_ref().map(|t| t.judge(frame, canary));
                 fresh.record(device, frame.len(), verdict.unwrap_or(Verdict::Other));
+                fresh.fragments += u64::from(frame::is_fragment(frame));
             }
         })?;
         fresh.lost = devices.lost()?;

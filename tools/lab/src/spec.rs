@@ -278,6 +278,28 @@ pub struct Node {
     /// Whether meshd runs on it from the start; false: it stands aside until it is admitted.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub mesh: bool,
+    /// Which WireGuard its agent prefers; the mesh's own choice, where it makes one, goes before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+}
+
+/// Which WireGuard a node uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// The kernel's.
+    Kernel,
+    /// `meshwire`.
+    Userspace,
+}
+
+impl Backend {
+    /// Its name, as the agent takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "Kernel",
+            Self::Userspace => "Userspace",
+        }
+    }
 }
 
 /// A pod.

@@ -36,12 +36,14 @@ use crate::{
 };
 
 pub use end::{End, Family, Node, Outside, Pod};
+pub use power::Boot;
 pub use topology::Topology;
 
 use failure::{chain, or_fail, or_fail_boxed, or_fail_text};
 
 mod end;
 mod failure;
+mod power;
 mod topology;
 
 /// How long a mesh may take to settle.
@@ -83,6 +85,8 @@ struct Inner {
 struct Watch {
     sniffers: BTreeMap<Label, Sniffer>,
     plaintext: Plaintext,
+    /// What sniffers saw whose device is gone.
+    retired: Counts,
     /// What had been seen when plaintext was forbidden.
     baseline: Counts,
     territory: Territory,
@@ -100,6 +104,7 @@ impl Lab {
         let watch = Watch {
             sniffers: BTreeMap::new(),
             plaintext: Plaintext::Allowed,
+            retired: Counts::default(),
             baseline: Counts::default(),
             territory: Territory::default(),
         };
@@ -307,22 +312,26 @@ impl Lab {
     pub fn sniff(&self) {
         let mut watch = self.inner.watch();
         watch.territory = self.inner.site(|site| site.territory());
-        let canary = self.inner.canary;
         for name in self.inner.hosts(Role::Node) {
-            if watch.sniffers.contains_key(&name) {
-                continue;
+            if !watch.sniffers.contains_key(&name) {
+                self.sniff_host(&mut watch, &name);
             }
-            let territory = watch.territory.clone();
-            let sniffer = self.inner.site(|site| {
-                let netns = site.host_space(&name).map_err(Box::<dyn Error>::from)?;
-                let host = site.host(name.as_str()).map_err(Box::<dyn Error>::from)?;
-                let devices: Vec<&str> = host.devices.iter().map(|d| d.name.as_str()).collect();
-                Sniffer::start(&netns, &devices, territory, &canary).map_err(Box::from)
-            });
-            watch
-                .sniffers
-                .insert(name, or_fail_boxed("the sniffer starts", sniffer));
         }
+    }
+
+    /// Starts a sniffer on every underlay device of a node.
+    fn sniff_host(&self, watch: &mut Watch, name: &Label) {
+        let (territory, canary) = (watch.territory.clone(), self.inner.canary);
+        let sniffer = self.inner.site(|site| {
+            let netns = site.host_space(name).map_err(Box::<dyn Error>::from)?;
+            let host = site.host(name.as_str()).map_err(Box::<dyn Error>::from)?;
+            let devices: Vec<&str> = host.devices.iter().map(|d| d.name.as_str()).collect();
+            Sniffer::start(&netns, &devices, territory, &canary).map_err(Box::from)
+        });
+        watch.sniffers.insert(
+            name.clone(),
+            or_fail_boxed("the sniffer starts", sniffer),
+        );
     }
 
     /// What the sniffers know of addresses; a test may say more (such as tunnel addresses).
@@ -454,8 +463,19 @@ impl Inner {
 }
 
 impl Watch {
+    /// Lets a sniffer go whose device is gone; what it saw still counts.
+    fn retire(&mut self, name: &str) {
+        let gone = self
+            .sniffers
+            .extract_if(.., |label, _| label.as_str() == name);
+        for (_, sniffer) in gone {
+            self.retired
+                .add(&or_fail("the sniffer answers", sniffer.counts()));
+        }
+    }
+
     fn seen(&self) -> Counts {
-        let mut all = Counts::default();
+        let mut all = self.retired.clone();
         for sniffer in self.sniffers.values() {
             all.add(&or_fail("the sniffer answers", sniffer.counts()));
         }

@@ -28,6 +28,10 @@ use crate::{
     spec::Protocol,
 };
 
+pub(crate) use bulk::Bulk;
+pub use bulk::{BulkError, Carried};
+
+mod bulk;
 mod datagram;
 mod record;
 mod segment;
@@ -56,8 +60,10 @@ pub struct Report {
     pub reconnects: u32,
     /// Records that came back changed, or (in a connection) out of their order.
     pub wrong: u64,
-    /// Datagrams that were sent and have not come back.
+    /// Datagrams that were sent and have not come back, although a thousand later ones were sent.
     pub lost: u64,
+    /// Datagrams that have not come back although a later one has: late, or lost.
+    pub missing: u64,
     /// Datagrams that came back after a later one.
     pub reordered: u64,
 }
@@ -107,6 +113,8 @@ struct Tally {
     last: Option<Instant>,
     /// How many records had been sent, up to and with the newest that came back.
     newest: u64,
+    /// How many records had been sent when the past was forgotten.
+    forgotten: u64,
 }
 
 impl Shared {
@@ -244,6 +252,7 @@ impl Stream {
             ..Report::default()
         };
         tally.last = Some(Instant::now());
+        tally.forgotten = sent;
     }
 
     /// Waits until records that were sent from now on are back; false if none came in time.

@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use model::status::{PeerState, PeerStatus};
+use model::{
+    Family,
+    status::{PeerState, PeerStatus},
+};
 
 use crate::{agent, status::Output};
 
@@ -30,15 +33,34 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Output::Json => println!("{}", serde_json::to_string_pretty(&peers)?),
         Output::Table => println!("{}", table(&peers)),
     }
-    let unreachable = peers
-        .iter()
-        .any(|peer| peer.state == PeerState::Unreachable);
+    let unreachable = peers.iter().any(is_unreachable);
 
     Ok(if unreachable {
         ExitCode::from(3)
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Returns whether nothing gets to a peer in some family.
+fn is_unreachable(peer: &PeerStatus) -> bool {
+    let mut states = peer.families.values().chain([&peer.state]);
+
+    states.any(|state| *state == PeerState::Unreachable)
+}
+
+/// Returns a peer's state; where its families differ, that of each.
+fn state(peer: &PeerStatus) -> String {
+    if peer.state != PeerState::Partly {
+        return format!("{:?}", peer.state);
+    }
+    let families = peer.families.iter();
+    let families = families.map(|(family, state)| match family {
+        Family::V4 => format!("IPv4 {state:?}"),
+        Family::V6 => format!("IPv6 {state:?}"),
+    });
+
+    format!("Partly ({})", families.collect::<Vec<_>>().join(", "))
 }
 
 fn table(peers: &[PeerStatus]) -> Table {
@@ -62,7 +84,7 @@ fn table(peers: &[PeerStatus]) -> Table {
         let key = peer.key.map(|key| key.to_string());
         table.add_row([
             peer.node.to_string(),
-            format!("{:?}", peer.state),
+            state(peer),
             format!("{:?}", peer.phase),
             peer.handshake_age_seconds
                 .map_or("never".to_owned(), |age| age_text(age) + " ago"),
@@ -108,6 +130,33 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_whose_families_differ_shows_both_and_fails_where_one_is_cut_off() {
+        let mut peer = PeerStatus {
+            node: "n2".parse().unwrap(),
+            state: PeerState::Partly,
+            families: [
+                (Family::V4, PeerState::Encrypted),
+                (Family::V6, PeerState::PlainPermitted),
+            ]
+            .into(),
+            reason: None,
+            phase: model::Phase::Enforced,
+            key: None,
+            key_age_seconds: None,
+            endpoint: None,
+            handshake_age_seconds: None,
+            received_bytes: 0,
+            sent_bytes: 0,
+            allowed_ips: vec![],
+        };
+
+        assert_eq!(state(&peer), "Partly (IPv4 Encrypted, IPv6 PlainPermitted)");
+        assert!(!is_unreachable(&peer));
+        peer.families.insert(Family::V6, PeerState::Unreachable);
+        assert!(is_unreachable(&peer));
+    }
 
     #[test]
     fn ages_and_sizes_read_as_people_say_them() {

@@ -1,8 +1,9 @@
-//! `meshctl replay FILE`: rebuilds an agent's brain from a recording.
+//! `meshctl replay FILE`: rebuilds an agent's brain from a recording, and compares what it decides.
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Split},
+    iter::Enumerate,
     path::PathBuf,
     process::ExitCode,
 };
@@ -10,23 +11,25 @@ use std::{
 use anyhow::{Context, bail};
 use meshd_core::{Config, World};
 use model::{
-    Moment,
-    event::{EVENT_VERSION, Recorded},
+    Action, Moment,
+    recording::{OLDEST_RECORDING_VERSION, PlanDigest, RECORDING_VERSION, Recorded},
 };
 use serde::Deserialize;
 
 use crate::status::Output;
 
 /// Feeds a recording of `meshd agent --record FILE` to a fresh brain and shows what it made of it.
+///
+/// The brain must ask for the same actions and make the same plans as the one that was recorded.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  meshctl replay agent.jsonl\n  meshctl replay agent.jsonl --until 12.5 -o json\n  meshctl replay agent.jsonl --show actions"
+    after_help = "Examples:\n  meshctl replay agent.jsonl\n  meshctl replay agent.jsonl --until 12.5 -o json\n  meshctl replay agent.jsonl --show actions\n\nExit status: 0 as recorded, 1 not readable, 3 the brain decides otherwise."
 )]
 pub(crate) struct Args {
     /// The recording.
     file: PathBuf,
 
-    /// Stop after this many seconds of the recording.
+    /// Stop each run after this many seconds.
     #[arg(long)]
     until: Option<f64>,
 
@@ -40,12 +43,12 @@ pub(crate) struct Args {
 }
 
 /// What a replay shows.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Show {
-    /// The status at the end.
+    /// The status at the end of the last run.
     #[default]
     Status,
-    /// The plan at the end.
+    /// The plan at the end of the last run.
     Plan,
     /// Every action, with its moment.
     Actions,
@@ -58,54 +61,247 @@ struct Header {
     config: Config,
 }
 
+/// A line as it was read.
+enum Line {
+    Header(Header),
+    Recorded(Box<Recorded>),
+    /// It is no JSON of ours, for this reason.
+    Unreadable(serde_json::Error),
+}
+
+/// The lines of a file, read one by one.
+struct Lines<R: BufRead> {
+    lines: Enumerate<Split<R>>,
+    /// One that was read ahead.
+    next: Option<(usize, Line)>,
+}
+
+/// A run of an agent, done again.
+struct Run {
+    world: World,
+    now: Moment,
+    /// The recording says what was decided; those of the first version do not.
+    has_decisions: bool,
+}
+
+/// What was replayed so far.
+#[derive(Default)]
+struct Tally {
+    runs: usize,
+    events: usize,
+    actions: usize,
+    plans: usize,
+}
+
 /// Runs the command.
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let file = File::open(&args.file)
         .with_context(|| format!("could not read the recording {}", args.file.display()))?;
-    let mut lines = BufReader::new(file).lines();
-    let first = lines.next().context("the recording is empty")??;
-    let header: Header =
-        serde_json::from_str(&first).context("line 1 is not a recording's header")?;
-    if header.recording != "meshd" || header.version != EVENT_VERSION {
-        bail!(
-            "the recording has version {}, this meshctl reads {EVENT_VERSION}",
-            header.version
-        );
-    }
-
-    let mut world = World::new(header.config);
-    let mut now = Moment::START;
-    for (number, line) in lines.enumerate() {
-        let recorded: Recorded = serde_json::from_str(&line?)
-            .with_context(|| format!("line {} is not an event", number + 2))?;
-        if args
-            .until
-            .is_some_and(|until| recorded.at.since_start().as_secs_f64() > until)
-        {
+    let mut lines = Lines::new(BufReader::new(file));
+    let mut tally = Tally::default();
+    let mut run: Option<Run> = None;
+    let mut difference = None;
+    while let Some((number, line)) = lines.next_whole()? {
+        let recorded = match line {
+            Line::Header(header) => {
+                tally.runs += 1;
+                run = Some(Run::begin(header)?);
+                continue;
+            }
+            Line::Recorded(recorded) => recorded,
+            Line::Unreadable(error) => {
+                return Err(error).context(format!("line {number} cannot be read"));
+            }
+        };
+        let run = run.as_mut().context("line 1 is not a recording's header")?;
+        let second = recorded.at.since_start().as_secs_f64();
+        if args.until.is_some_and(|until| second > until) {
+            continue;
+        }
+        if let Some(what) = run.follow(*recorded, args.show, &mut tally)? {
+            difference = Some(format!("line {number} ({second:.3} s): {what}"));
             break;
         }
-        now = recorded.at;
-        world.apply(recorded.event, now);
-        while let Some(action) = world.poll_action() {
-            if matches!(args.show, Show::Actions) {
-                println!(
-                    "{:10.3} {}",
-                    now.since_start().as_secs_f64(),
-                    serde_json::to_string(&action)?
-                );
+    }
+    let run = run.context("the recording is empty")?;
+    run.show(args)?;
+
+    Ok(tally.close(difference.as_deref(), run.has_decisions))
+}
+
+impl<R: BufRead> Lines<R> {
+    fn new(file: R) -> Self {
+        Self {
+            lines: file.split(b'\n').enumerate(),
+            next: None,
+        }
+    }
+
+    /// Returns the next line and its number; one that a killed agent left torn is passed over.
+    fn next_whole(&mut self) -> anyhow::Result<Option<(usize, Line)>> {
+        let line = match self.next.take() {
+            Some(line) => Some(line),
+            None => self.read()?,
+        };
+        let Some((number, Line::Unreadable(error))) = line else {
+            return Ok(line);
+        };
+        self.next = self.read()?;
+        let is_last = matches!(self.next, None | Some((_, Line::Header(_))));
+        if is_last && number > 1 {
+            return Ok(self.next.take());
+        }
+
+        Ok(Some((number, Line::Unreadable(error))))
+    }
+
+    fn read(&mut self) -> anyhow::Result<Option<(usize, Line)>> {
+        let Some((index, text)) = self.lines.next() else {
+            return Ok(None);
+        };
+        let text = text.context("the recording cannot be read to its end")?;
+
+        Ok(Some((index + 1, parse(&text))))
+    }
+}
+
+fn parse(text: &[u8]) -> Line {
+    if let Ok(header) = serde_json::from_slice(text) {
+        return Line::Header(header);
+    }
+
+    match serde_json::from_slice(text) {
+        Ok(recorded) => Line::Recorded(Box::new(recorded)),
+        Err(error) => Line::Unreadable(error),
+    }
+}
+
+impl Run {
+    fn begin(header: Header) -> anyhow::Result<Self> {
+        let versions = OLDEST_RECORDING_VERSION..=RECORDING_VERSION;
+        if header.recording != "meshd" || !versions.contains(&header.version) {
+            bail!(
+                "the recording has version {}, this meshctl reads {OLDEST_RECORDING_VERSION} to {RECORDING_VERSION}",
+                header.version
+            );
+        }
+
+        Ok(Self {
+            world: World::new(header.config),
+            now: Moment::START,
+            has_decisions: header.version > 1,
+        })
+    }
+
+    /// Does what the line says was done; returns how the brain decides otherwise, if it does.
+    fn follow(
+        &mut self,
+        recorded: Recorded,
+        show: Show,
+        tally: &mut Tally,
+    ) -> anyhow::Result<Option<String>> {
+        self.now = self.now.max(recorded.at);
+        if let Some(event) = recorded.event {
+            tally.events += 1;
+            self.world.apply(event, recorded.at);
+            if !self.has_decisions {
+                while let Some(action) = self.world.poll_action() {
+                    self.print(&action, show, tally)?;
+                }
+            }
+        }
+        if let Some(expected) = recorded.action {
+            let decided = self.world.poll_action();
+            if decided.as_ref() != Some(&expected) {
+                return Ok(Some(differs("action", &Some(expected), &decided)?));
+            }
+            self.print(&expected, show, tally)?;
+        }
+        let Some(expected) = recorded.plan else {
+            return Ok(None);
+        };
+        tally.plans += 1;
+        if let Some(more) = self.world.poll_action() {
+            return Ok(Some(differs("action", &None::<Action>, &Some(more))?));
+        }
+        let planned = PlanDigest::of(self.world.plan());
+
+        (planned != expected)
+            .then(|| differs("plan", &expected, &planned))
+            .transpose()
+    }
+
+    #[expect(clippy::print_stdout, reason = "this is what the command is for")]
+    fn print(&self, action: &Action, show: Show, tally: &mut Tally) -> anyhow::Result<()> {
+        tally.actions += 1;
+        if show == Show::Actions {
+            let second = self.now.since_start().as_secs_f64();
+            println!("{second:10.3} {}", serde_json::to_string(action)?);
+        }
+
+        Ok(())
+    }
+
+    #[expect(clippy::print_stdout, reason = "this is what the command is for")]
+    fn show(&self, args: &Args) -> anyhow::Result<()> {
+        let mut world = self.world.clone();
+        match (args.show, args.output) {
+            (Show::Actions, _) => {}
+            (Show::Plan, _) => println!("{:#?}", world.plan()),
+            (Show::Status, Output::Json) => {
+                println!("{}", serde_json::to_string_pretty(&world.status(self.now))?);
+            }
+            (Show::Status, Output::Table) => {
+                print!("{}", crate::status::render(&world.status(self.now))?);
+            }
+        }
+
+        Ok(())
+    }
+}
+
+impl Tally {
+    /// Says on standard error, beside what was asked for, whether all was decided as recorded.
+    #[expect(
+        clippy::print_stderr,
+        reason = "standard output holds the status alone"
+    )]
+    fn close(&self, difference: Option<&str>, has_decisions: bool) -> ExitCode {
+        let Self {
+            runs,
+            events,
+            actions,
+            plans,
+        } = self;
+        let what = format!("{runs} runs, {events} events, {actions} actions, {plans} plans");
+        match difference {
+            Some(difference) => {
+                eprintln!("Replayed {what}; then it differs: {difference}");
+                ExitCode::from(3)
+            }
+            None if has_decisions => {
+                eprintln!("Replayed {what}: as recorded");
+                ExitCode::SUCCESS
+            }
+            None => {
+                eprintln!("Replayed {what}; the recording does not say what was decided");
+                ExitCode::SUCCESS
             }
         }
     }
+}
 
-    match (args.show, args.output) {
-        (Show::Actions, _) => {}
-        (Show::Plan, _) => println!("{:#?}", world.plan()),
-        (Show::Status, Output::Json) => {
-            println!("{}", serde_json::to_string_pretty(&world.status(now))?)
-        }
-        (Show::Status, Output::Table) => print!("{}", crate::status::render(&world.status(now))?),
-    }
+fn differs(
+    what: &str,
+    recorded: &impl serde::Serialize,
+    replayed: &impl serde::Serialize,
+) -> anyhow::Result<String> {
+    let (recorded, replayed) = (
+        serde_json::to_string(recorded)?,
+        serde_json::to_string(replayed)?,
+    );
 
-    Ok(ExitCode::SUCCESS)
+    Ok(format!(
+        "another {what}: recorded {recorded}, replayed {replayed}"
+    ))
 }

@@ -7,6 +7,9 @@ use model::status::Status;
 
 use crate::agent;
 
+/// How many incomplete rows people are shown.
+const ROWS_SHOWN: usize = 20;
+
 /// Shows what the agent of this machine does.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -48,8 +51,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// A pod in trouble is named, and does not make the node one that is not ready.
 fn is_ready(status: &Status) -> bool {
-    status.in_sync && status.converged
+    let is_pending = !status.converged && status.incomplete.is_empty();
+
+    status.in_sync && status.ready && !is_pending
 }
 
 pub(crate) fn render(status: &Status) -> Result<String, std::fmt::Error> {
@@ -64,10 +70,10 @@ pub(crate) fn render(status: &Status) -> Result<String, std::fmt::Error> {
     } else {
         "not in sync yet"
     };
-    let machine = if status.converged {
-        "matches the plan"
-    } else {
-        "does not match the plan yet"
+    let machine = match (status.converged, status.ready, status.incomplete.len()) {
+        (true, ..) => "matches the plan".to_owned(),
+        (false, true, rows @ 1..) => format!("matches the plan, but for {rows} of its rows"),
+        (false, ..) => "does not match the plan yet".to_owned(),
     };
     writeln!(
         text,
@@ -86,8 +92,8 @@ pub(crate) fn render(status: &Status) -> Result<String, std::fmt::Error> {
         let addresses = join(&device.addresses);
         writeln!(
             text,
-            "Device       {} ({}), port {}, MTU {}, {addresses}",
-            device.name, device.backend, device.port, device.mtu
+            "Device       {} ({}: {}), port {}, MTU {}, {addresses}",
+            device.name, device.backend, device.backend_reason, device.port, device.mtu
         )?;
         writeln!(text, "             key {}", device.key)?;
     }
@@ -110,6 +116,18 @@ pub(crate) fn render(status: &Status) -> Result<String, std::fmt::Error> {
     for (target, reason) in &status.failures {
         writeln!(text, "Failing      {target}: {reason}")?;
     }
+    for missing in status.incomplete.iter().take(ROWS_SHOWN) {
+        let label = if missing.essential {
+            "Missing"
+        } else {
+            "Incomplete"
+        };
+        writeln!(text, "{label:12} {}: {}", missing.row, missing.reason)?;
+    }
+    let more = status.incomplete.len().saturating_sub(ROWS_SHOWN);
+    if more > 0 {
+        writeln!(text, "             and {more} more")?;
+    }
     for (condition, reason) in &status.conditions {
         writeln!(text, "Condition    {condition}: {reason}")?;
     }
@@ -127,4 +145,103 @@ fn join<T: ToString>(items: &[T]) -> String {
         .map(T::to_string)
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use model::{
+        Phase,
+        status::{DeviceStatus, Encryption, IncompleteStatus},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_dead_pod_is_named_and_leaves_the_node_ready() {
+        let mut status = status();
+        status.converged = false;
+        status.incomplete = vec![row("pod default/a", "its namespace is gone", false)];
+
+        let text = render(&status).unwrap();
+
+        assert!(is_ready(&status));
+        assert!(
+            text.contains("Machine      matches the plan, but for 1 of its rows\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("Incomplete   pod default/a: its namespace is gone\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_missing_device_makes_the_node_not_ready_and_says_why() {
+        let mut status = status();
+        let why = "this kernel has no WireGuard";
+        (status.converged, status.ready) = (false, false);
+        status.incomplete = vec![row("device wireguard.cali", why, true)];
+        let device = &mut status.encryption.devices[0];
+        (device.backend, device.backend_reason) = ("none".into(), why.into());
+
+        let text = render(&status).unwrap();
+
+        assert!(!is_ready(&status));
+        assert!(text.contains("does not match the plan yet"), "{text}");
+        assert!(
+            text.contains("Missing      device wireguard.cali: this kernel"),
+            "{text}"
+        );
+        assert!(
+            text.contains("wireguard.cali (none: this kernel has no WireGuard), port 51820"),
+            "{text}"
+        );
+    }
+
+    fn row(row: &str, reason: &str, essential: bool) -> IncompleteStatus {
+        IncompleteStatus {
+            row: row.into(),
+            reason: reason.into(),
+            essential,
+        }
+    }
+
+    fn status() -> Status {
+        let device = DeviceStatus {
+            name: "wireguard.cali".into(),
+            backend: "meshwire".into(),
+            backend_reason: "the kernel has no WireGuard".into(),
+            key: model::PublicKey::new([1; 32]).unwrap(),
+            port: 51820,
+            mtu: 1440,
+            addresses: vec![],
+        };
+
+        Status {
+            node: "n1".parse().unwrap(),
+            version: "0".into(),
+            store_connected: true,
+            in_sync: true,
+            ready: true,
+            converged: true,
+            failures: BTreeMap::new(),
+            incomplete: vec![],
+            encryption: Encryption {
+                wanted: true,
+                mode: "Strict".into(),
+                phase: Phase::Enforced,
+                members_ready: 1,
+                members: 1,
+                summary: "Enforced".into(),
+                devices: vec![device],
+            },
+            addresses: vec![],
+            blocks: vec![],
+            pods: vec![],
+            peers: BTreeMap::new(),
+            conditions: BTreeMap::new(),
+        }
+    }
 }

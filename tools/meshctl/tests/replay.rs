@@ -11,8 +11,8 @@ use std::{
 use meshd_core::{Config, WATCHED, World};
 use model::{
     Event, Moment, Object, ObjectKey, PublicKey, Resource,
-    event::{EVENT_VERSION, Recorded},
     kind::Kind,
+    recording::{PlanDigest, RECORDING_VERSION, Recorded},
     status::Status,
 };
 use serde_json::json;
@@ -22,7 +22,7 @@ fn a_replay_ends_where_the_recorded_brain_ended() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.jsonl");
     let events = story();
-    fs::write(&file, recording(&events, EVENT_VERSION)).unwrap();
+    fs::write(&file, recording(&events, RECORDING_VERSION)).unwrap();
 
     let said = replay(&[file.to_str().unwrap(), "-o", "json"]);
 
@@ -36,7 +36,7 @@ fn a_replay_ends_where_the_recorded_brain_ended() {
 fn a_replay_that_stops_earlier_has_seen_less() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.jsonl");
-    fs::write(&file, recording(&story(), EVENT_VERSION)).unwrap();
+    fs::write(&file, recording(&story(), RECORDING_VERSION)).unwrap();
 
     let said = replay(&[file.to_str().unwrap(), "-o", "json", "--until", "0.5"]);
 
@@ -45,15 +45,58 @@ fn a_replay_that_stops_earlier_has_seen_less() {
 }
 
 #[test]
+fn what_was_decided_is_compared_and_what_was_tampered_with_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.jsonl");
+    let lines = decided(&story());
+    fs::write(&file, recording(&lines, RECORDING_VERSION)).unwrap();
+    let said = replay(&[file.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(
+        said.status.success() && text.contains("1 plans: as recorded"),
+        "{text}"
+    );
+
+    let told: Vec<_> = (0..lines.len())
+        .filter(|line| lines[*line].event.is_some())
+        .collect();
+    let mut found = 0;
+    for line in &told {
+        let mut tampered = lines.clone();
+        tampered.remove(*line);
+        fs::write(&file, recording(&tampered, RECORDING_VERSION)).unwrap();
+        let said = replay(&[file.to_str().unwrap()]);
+        found += usize::from(said.status.code() == Some(3));
+    }
+    // That the store is connected decides nothing.
+    assert_eq!(found, told.len() - 1);
+}
+
+#[test]
+fn a_line_that_a_killed_agent_left_torn_is_passed_over_and_no_other_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.jsonl");
+    let whole = recording(&decided(&story()), RECORDING_VERSION);
+    let torn = format!("{whole}{}\n{whole}{}", r#"{"at":1,"ev"#, r#"{"at":2"#);
+    fs::write(&file, torn).unwrap();
+    let said = replay(&[file.to_str().unwrap()]);
+    assert!(said.status.success(), "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("Replayed 2 runs"));
+
+    fs::write(&file, whole.replacen("\n", "\nnonsense\n", 1)).unwrap();
+    assert_eq!(replay(&[file.to_str().unwrap()]).status.code(), Some(1));
+}
+
+#[test]
 fn a_recording_of_another_version_is_refused_with_its_number() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("agent.jsonl");
-    fs::write(&file, recording(&[], EVENT_VERSION + 1)).unwrap();
+    fs::write(&file, recording(&[], RECORDING_VERSION + 1)).unwrap();
 
     let said = replay(&[file.to_str().unwrap()]);
 
     assert_eq!(said.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&said.stderr).contains("version 2"));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("version 3"));
 }
 
 /// Two members, one pool, encryption wanted, everything in sync a second later.
@@ -81,9 +124,8 @@ fn story() -> Vec<Recorded> {
     let late = in_sync.map(|event| (1, event));
     early
         .chain(late)
-        .map(|(second, event)| Recorded {
-            at: Moment::after_start(Duration::from_secs(second)),
-            event,
+        .map(|(second, event)| {
+            Recorded::event(Moment::after_start(Duration::from_secs(second)), event)
         })
         .collect()
 }
@@ -101,12 +143,26 @@ fn recording(events: &[Recorded], version: u32) -> String {
         .collect()
 }
 
+/// The events, and behind them what the brain decides.
+fn decided(events: &[Recorded]) -> Vec<Recorded> {
+    let mut world = World::new(Config::new("n1".parse().unwrap()));
+    for recorded in events {
+        world.apply(recorded.event.clone().unwrap(), recorded.at);
+    }
+    let at = events.last().unwrap().at;
+    let mut lines = events.to_vec();
+    lines.extend(std::iter::from_fn(|| world.poll_action()).map(|a| Recorded::action(at, a)));
+    lines.push(Recorded::plan(at, PlanDigest::of(world.plan())));
+
+    lines
+}
+
 fn live(events: &[Recorded]) -> Status {
     let mut world = World::new(Config::new("n1".parse().unwrap()));
     let mut now = Moment::START;
     for recorded in events {
         now = recorded.at;
-        world.apply(recorded.event.clone(), now);
+        world.apply(recorded.event.clone().unwrap(), now);
         while world.poll_action().is_some() {}
     }
 

@@ -1,6 +1,7 @@
 //! What all peers of a tunnel share: our identity, randomness, session indices, and the queues of
 //! what goes out.
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
@@ -9,7 +10,6 @@ use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use crate::aead::{Aead, AeadFactory};
-use crate::cookie::Checker;
 use crate::limit::{EVENTS, GREETING_INTERVAL, JITTER};
 use crate::{Endpoint, Event, Now, PeerId, PrivateKey, PublicKey, Transmit};
 
@@ -32,9 +32,7 @@ impl Identity {
 }
 
 pub(crate) struct Device {
-    pub(crate) identity: Option<Identity>,
-    /// Checks the macs of messages to us; there as long as an identity is.
-    pub(crate) checker: Option<Checker>,
+    pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) mtu: usize,
     /// Bytes that wait for a session, over all peers.
     pub(crate) queued_bytes: usize,
@@ -50,7 +48,6 @@ impl Device {
     pub(crate) fn new(seed: [u8; 32], aead: AeadFactory) -> Self {
         Self {
             identity: None,
-            checker: None,
             mtu: 1420,
             queued_bytes: 0,
             rng: ChaCha20Rng::from_seed(*Zeroizing::new(seed)),
@@ -63,11 +60,7 @@ impl Device {
     }
 
     pub(crate) fn set_identity(&mut self, private: Option<PrivateKey>) {
-        self.identity = private.map(Identity::new);
-        self.checker = self
-            .identity
-            .as_ref()
-            .map(|identity| Checker::new(&identity.public));
+        self.identity = private.map(Identity::new).map(Arc::new);
     }
 
     pub(crate) fn aead(&self, key: &[u8; 32]) -> Box<dyn Aead> {

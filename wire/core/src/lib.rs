@@ -8,12 +8,13 @@
 //!  TUN ──▶ route ──▶ send ──▶ SealBatch ──(outside the lock)──▶ UDP
 //!  UDP ──▶ Message::classify ─┬─ data ──▶ session ──▶ ReceiveSession::open (outside the lock)
 //!                             │                           └──▶ received ──▶ Verdict ──▶ TUN
-//!                             └─ else ──▶ handle_handshake
+//!                             └─ else ──▶ Doorkeeper::admit (outside the lock) ──▶ handle_entrant
 //!  clock ─▶ handle_timeout            after every call: poll_transmit, poll_event, poll_timeout
 //! ```
 //!
-//! The cryptography of data packets happens in [`SealBatch`] and [`ReceiveSession`], neither of
-//! which refers to the tunnel: a caller that keeps the tunnel behind a lock releases it first.
+//! The cryptography of data packets happens in [`SealBatch`] and [`ReceiveSession`], and what a stranger
+//! can cost us in [`Doorkeeper`]. None of them refers to the tunnel: a caller that keeps the tunnel
+//! behind a lock releases it first.
 //!
 //! Invariants: no counter seals twice ([`SealBatch`] is used up); nothing in a datagram is believed
 //! before it is authentic; only a fresh authentic packet moves an endpoint; a packet is delivered
@@ -37,6 +38,7 @@ mod allowed_ip;
 mod clock;
 mod cookie;
 mod device;
+mod doorkeeper;
 mod event;
 mod hash;
 mod key;
@@ -57,6 +59,7 @@ mod tunnel;
 
 pub use aead::{Aead, AeadFactory, Forged, TooLong};
 pub use clock::Now;
+pub use doorkeeper::{Admission, Doorkeeper, Entrant};
 pub use event::{Endpoint, Event, Local, Role, Transmit};
 pub use key::{PresharedKey, PrivateKey, PublicKey};
 pub use message::{DATA_OVERHEAD, Malformed, Message, padded_length};

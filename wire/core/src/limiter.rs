@@ -1,6 +1,6 @@
-//! Who may cost us a handshake: the gauge that says when we are under load, and a token bucket per
-//! source for the time while we are.
-use std::collections::BTreeMap;
+//! What strangers may cost us: the gauge that says when we are under load, and, for the time while we
+//! are, token buckets per source and a budget of cookies.
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,12 @@ const CALM: Duration = Duration::from_secs(1);
 const REFILL: Duration = Duration::from_millis(50);
 const BURST: u32 = 5;
 
-/// Sources remembered; only addresses that have proved themselves by a cookie get here.
+/// Cookies for strangers per second. One costs some 10 µs of a core and a datagram to an address that may
+/// be forged.
+const COOKIE_REFILL: Duration = Duration::from_micros(244);
+const COOKIE_BURST: u32 = 1024;
+
+/// Sources remembered. Ordered maps: no choice of addresses makes a lookup slow.
 const SOURCES: usize = 1 << 16;
 
 /// Counts handshake messages.
@@ -43,6 +48,41 @@ impl LoadGauge {
             self.loaded_until = Some(now + CALM);
         }
         self.forced || self.loaded_until.is_some_and(|until| now < until)
+    }
+}
+
+/// Says who may have a cookie. A source gets no more of them than of handshakes, so that one flooder does
+/// not spend everybody's; and forged sources, of which there is no end, do not spend those of addresses
+/// that have completed a handshake.
+#[derive(Default)]
+pub(crate) struct CookieBudget {
+    per_source: SourceLimiter,
+    /// When the strangers' bucket will be full again.
+    full_at: Option<Instant>,
+    known: BTreeSet<u64>,
+}
+
+impl CookieBudget {
+    /// An authentic handshake has come from here.
+    pub(crate) fn remember(&mut self, source: IpAddr) {
+        if self.known.len() >= SOURCES {
+            self.known.clear();
+        }
+        self.known.insert(bucket(source));
+    }
+
+    /// Takes a cookie for the source, if there is one.
+    pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
+        if self.known.contains(&bucket(source)) {
+            return self.per_source.allow(source, now);
+        }
+        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now));
+        let next = full_at + COOKIE_REFILL;
+        if next > now + COOKIE_REFILL * COOKIE_BURST || !self.per_source.allow(source, now) {
+            return false;
+        }
+        self.full_at = Some(next);
+        true
     }
 }
 
@@ -134,6 +174,44 @@ mod tests {
         assert_eq!(granted("2001:db8::1"), 5);
         assert_eq!(granted("2001:db8::2"), 0);
         assert_eq!(granted("2001:db8:0:1::2"), 5);
+    }
+
+    fn addresses(count: u32) -> impl Iterator<Item = IpAddr> {
+        (0..count).map(|number| IpAddr::V4((0x0a00_0000 + number).into()))
+    }
+
+    #[test]
+    fn strangers_share_four_thousand_cookies_a_second() {
+        let mut budget = CookieBudget::default();
+        let mut granted = |now| {
+            addresses(50_000)
+                .filter(|source| budget.allow(*source, now))
+                .count()
+        };
+        assert_eq!(granted(at(0).instant), 1024);
+        assert_eq!(granted(after(Duration::from_millis(100)).instant), 409);
+        assert_eq!(granted(at(60).instant), 1024);
+    }
+
+    #[test]
+    fn one_flooder_leaves_cookies_for_others() {
+        let mut budget = CookieBudget::default();
+        let flooder = "192.0.2.1".parse().unwrap();
+        let granted = (0..50_000).filter(|_| budget.allow(flooder, at(0).instant));
+        assert_eq!(granted.count(), 5);
+        assert!(budget.allow("192.0.2.2".parse().unwrap(), at(0).instant));
+    }
+
+    #[test]
+    fn forged_sources_do_not_spend_the_cookies_of_those_we_know() {
+        let mut budget = CookieBudget::default();
+        let friend = "192.0.2.1".parse().unwrap();
+        budget.remember(friend);
+        let now = at(0).instant;
+        assert!(!addresses(50_000).all(|source| budget.allow(source, now)));
+        let granted = (0..100).filter(|_| budget.allow(friend, now));
+        assert_eq!(granted.count(), 5);
+        assert!(!budget.allow("192.0.2.2".parse().unwrap(), now));
     }
 
     #[test]

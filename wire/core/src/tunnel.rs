@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use crate::aead::{AeadFactory, ring};
 use crate::allowed_ip::AllowedIps;
-use crate::device::Device;
-use crate::limiter::{LoadGauge, SourceLimiter};
+use crate::device::{Device, Identity};
+use crate::doorkeeper::Doorkeeper;
 use crate::peer::Peer;
 use crate::roster::Roster;
 use crate::timer::Schedule;
@@ -27,8 +27,7 @@ pub struct Tunnel {
     roster: Roster,
     allowed: AllowedIps,
     schedule: Schedule,
-    gauge: LoadGauge,
-    limiter: SourceLimiter,
+    doorkeeper: Doorkeeper,
     link: Link,
 }
 
@@ -92,6 +91,17 @@ pub enum HandshakeOutcome {
     CookieSent,
 }
 
+impl HandshakeOutcome {
+    /// Whether the message proved to be a peer's.
+    #[must_use]
+    pub const fn is_authentic(self) -> bool {
+        match self {
+            Self::Responded(_) | Self::Completed(_) => true,
+            Self::CookieStored(_) | Self::CookieSent => false,
+        }
+    }
+}
+
 /// Why a handshake message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -113,6 +123,9 @@ pub enum Refusal {
     /// Under load, and this source has sent too many.
     #[error("rate limit of the source")]
     RateLimited,
+    /// Under load, and the cookies of this second are spent.
+    #[error("no cookies left")]
+    NoCookie,
     /// A public key of low order.
     #[error("shared secret is zero")]
     ZeroSecret,
@@ -149,8 +162,7 @@ impl Tunnel {
             roster: Roster::default(),
             allowed: AllowedIps::default(),
             schedule: Schedule::default(),
-            gauge: LoadGauge::default(),
-            limiter: SourceLimiter::default(),
+            doorkeeper: Doorkeeper::new(seed),
             link: Link::Up,
         }
     }
@@ -245,6 +257,11 @@ impl Tunnel {
         self.device.poll_event()
     }
 
+    /// Who we are.
+    pub(crate) const fn identity(&self) -> Option<&Arc<Identity>> {
+        self.device.identity.as_ref()
+    }
+
     /// Acts on a peer and on what it shares with the others, then puts it at its place in the
     /// schedule.
     fn with_peer<R>(
@@ -257,6 +274,13 @@ impl Tunnel {
         reschedule(&mut self.schedule, peer);
         Some(result)
     }
+}
+
+/// The refusal of a message whose length does not fit its type.
+pub(crate) const fn wrong_length(datagram: &[u8]) -> Refusal {
+    Refusal::Malformed(Malformed::WrongLength {
+        length: datagram.len(),
+    })
 }
 
 fn reschedule(schedule: &mut Schedule, peer: &mut Peer) {

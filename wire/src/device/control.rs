@@ -330,6 +330,7 @@ impl Control {
             shared.generation.fetch_add(1, Ordering::Release);
         });
         tracing::debug!("configured");
+        self.shared.say_configured();
         result
     }
 

@@ -53,6 +53,10 @@ counters! {
     in_bad_packet,
     /// In: a handshake message that was refused.
     in_handshake_refused,
+    /// In: a handshake message that came while too many waited.
+    in_handshake_dropped,
+    /// In: a handshake message that was answered with a cookie, because we are under load.
+    in_handshake_cookie,
     /// In: the device did not take the packet.
     in_write_failed,
     /// In: the socket failed.

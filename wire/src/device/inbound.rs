@@ -13,6 +13,7 @@ use wire_core::{Message, OpenError, Opened, Payload, ReceiveSession, Transmit, V
 
 use super::Shared;
 use super::counter;
+use super::handshake::Letterbox;
 use super::shared::now;
 use crate::event::End;
 use crate::packet::ip::{self, Ecn};
@@ -26,6 +27,7 @@ const TURN: usize = 32;
 /// The thread's state.
 pub(super) struct Inbound {
     shared: Arc<Shared>,
+    letterbox: Letterbox,
     buffer: Box<[u8]>,
     merger: Merger,
     arrivals: Arrivals,
@@ -55,7 +57,7 @@ impl Sink for Device<'_> {
 }
 
 impl Inbound {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, letterbox: Letterbox) -> Self {
         let offload = shared.tun.offload();
         let joins = Joins {
             tcp: offload != Offload::None,
@@ -63,6 +65,7 @@ impl Inbound {
         };
         Self {
             shared,
+            letterbox,
             buffer: vec![0; JOINED].into_boxed_slice(),
             merger: Merger::new(joins),
             arrivals: Arrivals::default(),
@@ -140,20 +143,16 @@ impl Inbound {
         match Message::classify(&buffer[at.clone()]) {
             Ok(Message::Data { receiver, .. }) => self.data(buffer, at, receiver, incoming),
             Ok(Message::Initiation | Message::Response | Message::CookieReply) => {
-                self.judge(buffer, incoming);
                 self.handshake(&buffer[at], incoming);
             }
             Err(_) => counter::add(&self.shared.counters.in_malformed, 1),
         }
     }
 
-    fn handshake(&mut self, datagram: &[u8], incoming: &Incoming) {
-        let result = self.shared.with_tunnel(&mut self.outbox, |tunnel, now| {
-            tunnel.handle_handshake(incoming.from, datagram, now)
-        });
-        if let Err(refusal) = result {
-            counter::add(&self.shared.counters.in_handshake_refused, 1);
-            tracing::debug!(%refusal, remote = %incoming.from.remote, "handshake message refused");
+    /// Handshakes are another thread's work: however many come, packets do not wait for them.
+    fn handshake(&self, datagram: &[u8], incoming: &Incoming) {
+        if !self.letterbox.leave(incoming.from, datagram) {
+            counter::add(&self.shared.counters.in_handshake_dropped, 1);
         }
     }
 

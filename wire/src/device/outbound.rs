@@ -3,10 +3,11 @@
 //! A super-frame is routed once, cut straight into the batch's buffer and sent at once. Lone packets of one size to
 //! one peer gather in the batch until the device has no more: nothing ever waits for a timer.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use wire_core::{DropReason, PeerId, SealBatch, Transmit};
@@ -14,12 +15,18 @@ use wire_core::{DropReason, PeerId, SealBatch, Transmit};
 use super::Shared;
 use super::batch::{Address, Batch};
 use super::counter;
+use super::shared::now;
 use crate::event::End;
 use crate::packet::ip;
 use crate::packet::segment::{self, SuperFrame};
+use crate::packet::unreachable;
 use crate::packet::virtio::{self, Kind};
 use crate::socket::{Outgoing, Patience};
 use crate::tun::FRAME;
+
+/// Complaints per second, and at once: the kernel's default for all its own (`icmp_msgs_per_sec`, `icmp_msgs_burst`).
+const COMPLAINT_REFILL: Duration = Duration::from_millis(1);
+const COMPLAINT_BURST: u32 = 50;
 
 /// The thread's state.
 pub(super) struct Outbound {
@@ -28,6 +35,7 @@ pub(super) struct Outbound {
     batch: Batch,
     outbox: Vec<Transmit>,
     route: Route,
+    complaints: Complaints,
 }
 
 /// The last destination and who it belongs to: most packets follow one of their own kind.
@@ -45,6 +53,7 @@ impl Outbound {
             batch: Batch::new(),
             outbox: Vec::new(),
             route: Route::default(),
+            complaints: Complaints::default(),
         }
     }
 
@@ -118,6 +127,8 @@ impl Outbound {
         let ip = ip::Header::parse(packet)?;
         let Some(peer) = self.route(ip.destination) else {
             counter::add(&self.shared.counters.out_no_peer, 1);
+            self.complaints
+                .tell(&self.shared, &packet[..ip.length], now().instant);
             return Some(());
         };
         let address = Address { peer, ecn: ip.ecn };
@@ -175,9 +186,9 @@ impl Outbound {
     fn claim(&mut self, peer: PeerId) -> Option<SealBatch> {
         let (batch, counters) = (&self.batch, &self.shared.counters);
         let bytes = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
-        self.shared.with_tunnel(&mut self.outbox, |tunnel, now| {
+        let dropped = self.shared.with_tunnel(&mut self.outbox, |tunnel, now| {
             match tunnel.send(peer, batch.count(), bytes, now) {
-                wire_core::Outbound::Seal(seals) => return Some(seals),
+                wire_core::Outbound::Seal(seals) => return Ok(seals),
                 wire_core::Outbound::Queue => {
                     for packet in batch.packets() {
                         let length = ip::Header::parse(packet).map_or(0, |ip| ip.length);
@@ -185,19 +196,31 @@ impl Outbound {
                         counter::add(&counters.out_queue_full, lost);
                     }
                 }
-                wire_core::Outbound::Drop(reason) => {
-                    let counter = match reason {
-                        DropReason::Down => &counters.out_send_failed,
-                        DropReason::NoPeer => &counters.out_no_peer,
-                        DropReason::NoEndpoint | DropReason::NoPrivateKey => {
-                            &counters.out_no_endpoint
-                        }
-                    };
-                    counter::add(counter, batch.packets().count());
-                }
+                wire_core::Outbound::Drop(reason) => return Err(Some((reason, now.instant))),
             }
-            None
-        })
+            Err(None)
+        });
+        match dropped {
+            Ok(seals) => return Some(seals),
+            Err(Some((reason, now))) => self.drop_batch(reason, now),
+            Err(None) => (),
+        }
+        None
+    }
+
+    /// Counts the packets of the batch, and tells their senders where nobody takes them.
+    fn drop_batch(&mut self, reason: DropReason, now: Instant) {
+        let counters = &self.shared.counters;
+        let (counter, unreachable) = match reason {
+            DropReason::Down => (&counters.out_send_failed, false),
+            DropReason::NoPeer => (&counters.out_no_peer, true),
+            DropReason::NoEndpoint => (&counters.out_no_endpoint, true),
+            DropReason::NoPrivateKey => (&counters.out_no_endpoint, false),
+        };
+        counter::add(counter, self.batch.packets().count());
+        for packet in self.batch.packets().filter(|_| unreachable) {
+            self.complaints.tell(&self.shared, packet, now);
+        }
     }
 
     fn seal_and_send(&mut self, address: Address, mut seals: SealBatch) {
@@ -214,5 +237,39 @@ impl Outbound {
             traffic_class: address.ecn.outer(),
             patience: Patience::Wait,
         });
+    }
+}
+
+/// Tells senders that nobody takes their packets, as often as is decent.
+struct Complaints {
+    room: Box<unreachable::Room>,
+    /// When as many as at first may be made at once again.
+    full_at: Option<Instant>,
+}
+
+impl Default for Complaints {
+    fn default() -> Self {
+        Self {
+            room: Box::new(unreachable::ROOM),
+            full_at: None,
+        }
+    }
+}
+
+impl Complaints {
+    fn tell(&mut self, shared: &Shared, packet: &[u8], now: Instant) {
+        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + COMPLAINT_REFILL;
+        if full_at > now + COMPLAINT_REFILL * COMPLAINT_BURST {
+            return;
+        }
+        let Some(length) = unreachable::answer(packet, &mut self.room) else {
+            return;
+        };
+        self.full_at = Some(full_at);
+        let header = virtio::Header::SINGLE.encode();
+        let parts = [IoSlice::new(&header), IoSlice::new(&self.room[..length])];
+        if let Err(error) = shared.tun.write(&parts) {
+            tracing::debug!(%error, "the device does not take a complaint");
+        }
     }
 }

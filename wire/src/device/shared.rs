@@ -87,8 +87,14 @@ impl Shared {
         result
     }
 
+    /// Reports that somebody set something.
+    pub(crate) fn say_configured(&self) {
+        let interface = self.tun.name().to_owned();
+        (self.report)(Event::Configured { interface });
+    }
+
     /// Sends a datagram of the tunnel's own. A handshake is tried again, so a loss is only counted.
-    fn transmit(&self, transmit: &Transmit) {
+    pub(crate) fn transmit(&self, transmit: &Transmit) {
         let handshake = matches!(transmit.datagram.first(), Some(1..=3));
         self.send(&Outgoing {
             bytes: &transmit.datagram,

@@ -114,12 +114,25 @@ impl Client {
         Ok(devices)
     }
 
+    /// Turns the connection into a stream of events, configurations among them. Look at the state after this, and
+    /// nothing is missed.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`ClientError::Refused`] where the service is too old to know of this.
+    pub fn watch(self) -> Result<Events, ClientError> {
+        self.subscribe(&Request::Watch)
+    }
+
     /// Turns the connection into a stream of events. Look at the state after this, and nothing is missed.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn events(mut self) -> Result<Events, ClientError> {
-        let Response::Subscribed = ask(&mut self.stream, &Request::Events)? else {
+    pub fn events(self) -> Result<Events, ClientError> {
+        self.subscribe(&Request::Events)
+    }
+
+    fn subscribe(mut self, request: &Request) -> Result<Events, ClientError> {
+        let Response::Subscribed = ask(&mut self.stream, request)? else {
             return Err(ClientError::Answer);
         };
         Ok(Events {

@@ -20,9 +20,19 @@ pub(super) struct Hub {
     subscribers: Mutex<Vec<Weak<Subscription>>>,
 }
 
+/// What a subscriber wants to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// What happens.
+    Events,
+    /// That, and each time that a device is configured.
+    Configuration,
+}
+
 /// One subscriber's queue; readable (as a file descriptor) when there is something in it.
 pub(super) struct Subscription {
     queue: Mutex<Queue>,
+    interest: Interest,
     waker: Waker,
 }
 
@@ -34,9 +44,10 @@ struct Queue {
 
 impl Hub {
     /// Everything published from now on.
-    pub(super) fn subscribe(&self) -> io::Result<Arc<Subscription>> {
+    pub(super) fn subscribe(&self, interest: Interest) -> io::Result<Arc<Subscription>> {
         let subscription = Arc::new(Subscription {
             queue: Mutex::default(),
+            interest,
             waker: Waker::new()?,
         });
         lock(&self.subscribers).push(Arc::downgrade(&subscription));
@@ -46,7 +57,9 @@ impl Hub {
     pub(super) fn publish(&self, event: &Event) {
         lock(&self.subscribers).retain(|subscriber| match subscriber.upgrade() {
             Some(subscriber) => {
-                subscriber.push(event.clone());
+                if subscriber.wants(event) {
+                    subscriber.push(event.clone());
+                }
                 true
             }
             None => false,
@@ -55,6 +68,11 @@ impl Hub {
 }
 
 impl Subscription {
+    fn wants(&self, event: &Event) -> bool {
+        let is_configuration = matches!(event, Event::Configured { .. });
+        !is_configuration || self.interest == Interest::Configuration
+    }
+
     fn push(&self, event: Event) {
         let mut queue = lock(&self.queue);
         if queue.events.len() < QUEUE && queue.lost == 0 {
@@ -102,7 +120,7 @@ mod tests {
     #[test]
     fn a_slow_subscriber_learns_how_much_it_missed_and_goes_on() {
         let hub = Hub::default();
-        let subscription = hub.subscribe().unwrap();
+        let subscription = hub.subscribe(Interest::Events).unwrap();
         for number in 0..QUEUE + 3 {
             hub.publish(&event(number));
         }
@@ -115,9 +133,23 @@ mod tests {
     }
 
     #[test]
+    fn who_did_not_ask_is_not_told_of_configurations() {
+        let hub = Hub::default();
+        let [plain, watching] =
+            [Interest::Events, Interest::Configuration].map(|each| hub.subscribe(each).unwrap());
+        let configured = Event::Configured {
+            interface: "wg0".into(),
+        };
+        hub.publish(&configured);
+        hub.publish(&event(0));
+        assert_eq!(plain.take(), [event(0)]);
+        assert_eq!(watching.take(), [configured, event(0)]);
+    }
+
+    #[test]
     fn a_subscriber_that_left_is_forgotten() {
         let hub = Hub::default();
-        drop(hub.subscribe().unwrap());
+        drop(hub.subscribe(Interest::Events).unwrap());
         hub.publish(&event(0));
         assert!(lock(&hub.subscribers).is_empty());
     }

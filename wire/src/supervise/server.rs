@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::hub::Hub;
+use super::hub::{Hub, Interest};
 use super::{Code, Created, Hello, LONGEST_LINE, Refusal, Request, Response, VERSION};
 use crate::device::{Device, Options, Report, SocketLoss};
 use crate::event::Event;
@@ -233,7 +233,12 @@ impl Shared {
                 );
             }
             match serde_json::from_slice(&line) {
-                Ok(Request::Events) => return self.stream_events(reader.into_inner()),
+                Ok(Request::Events) => {
+                    return self.stream_events(reader.into_inner(), Interest::Events);
+                }
+                Ok(Request::Watch) => {
+                    return self.stream_events(reader.into_inner(), Interest::Configuration);
+                }
                 Ok(request) => {
                     let response = self.answer(request).unwrap_or_else(Response::Error);
                     send(reader.get_mut(), &response)?;
@@ -260,7 +265,9 @@ impl Shared {
             Request::List => Ok(Response::Devices {
                 devices: self.devices().values().map(Device::status).collect(),
             }),
-            Request::Events => Err(refuse(Code::BadRequest, "asked for elsewhere")),
+            Request::Events | Request::Watch => {
+                Err(refuse(Code::BadRequest, "asked for elsewhere"))
+            }
         }
     }
 
@@ -356,8 +363,8 @@ impl Shared {
     }
 
     /// Sends events until the client leaves, or is too slow.
-    fn stream_events(&self, mut stream: UnixStream) -> io::Result<()> {
-        let subscription = self.hub.subscribe()?;
+    fn stream_events(&self, mut stream: UnixStream, interest: Interest) -> io::Result<()> {
+        let subscription = self.hub.subscribe(interest)?;
         send(&mut stream, &Response::Subscribed)?;
         loop {
             let mut ready = [

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::event::PollFlags;
+use rustix::event::{EventfdFlags, PollFlags, eventfd};
 use rustix::fs::inotify;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -65,16 +65,11 @@ impl Listener {
         let socket = UnixListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         socket.set_nonblocking(true)?;
-        let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        let removal = inotify::WatchFlags::DELETE
-            | inotify::WatchFlags::MOVED_FROM
-            | inotify::WatchFlags::DELETE_SELF;
-        inotify::add_watch(&watch, directory, removal)?;
         Ok(Self {
             socket,
             path: path.to_owned(),
             inode: fs::metadata(path)?.ino(),
-            watch,
+            watch: watch(directory)?,
         })
     }
 
@@ -117,6 +112,27 @@ impl Listener {
         }
         Ok(Some(Connection::new(stream)))
     }
+}
+
+/// Tells of removals in `directory`; says nothing where the machine has no inotify instance left
+/// (`fs.inotify.max_user_instances`): a tunnel is worth more than the watch over its socket.
+fn watch(directory: &Path) -> io::Result<OwnedFd> {
+    let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
+    let watch = match inotify::init(flags) {
+        Ok(watch) => watch,
+        Err(rustix::io::Errno::MFILE) => {
+            tracing::warn!(
+                "out of inotify instances: the removal of the UAPI socket will go unnoticed"
+            );
+            return Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        }
+        Err(errno) => return Err(errno.into()),
+    };
+    let removal = inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::MOVED_FROM
+        | inotify::WatchFlags::DELETE_SELF;
+    inotify::add_watch(&watch, directory, removal)?;
+    Ok(watch)
 }
 
 impl Drop for Listener {

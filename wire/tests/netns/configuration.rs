@@ -236,6 +236,25 @@ fn the_mark_chooses_the_route_of_outer_packets() {
 }
 
 #[test]
+fn a_new_private_key_is_answered_for_and_the_old_one_is_not() {
+    let (a, mut b) = ours(Outside::V4);
+    echo(&a.namespace, &b.namespace, b.v4(), [100]);
+    let old = b.tunnel.public_key.clone();
+    let private = run("wg genkey");
+    b.tunnel.wg_with("private-key /dev/stdin", &private);
+    b.tunnel.public_key = run_with("wg pubkey", &private).trim().to_owned();
+    a.add_peer(&b, Some(Outside::V4));
+    echo(&a.namespace, &b.namespace, b.v4(), [100]);
+
+    a.tunnel.wg(&format!("peer {} remove", b.tunnel.public_key));
+    a.tunnel.wg(&format!("peer {old} remove"));
+    b.tunnel.public_key = old;
+    a.add_peer(&b, Some(Outside::V4));
+    let patience = Duration::from_secs(1);
+    assert!(!reaches(&a.namespace, &b.namespace, b.v4(), patience));
+}
+
+#[test]
 fn a_new_mtu_holds_for_the_next_packet() {
     let (a, b) = ours(Outside::V4);
     for mtu in [1420, 1280, 1401, 1420] {

@@ -14,14 +14,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod attack;
+mod capture;
 mod command;
 mod configuration;
+mod crowd;
 mod interop;
 mod namespace;
 mod packet;
 mod pair;
+mod refusal;
+mod roaming;
 mod standalone;
 mod supervise;
+mod sys;
 mod three;
 mod traffic;
 mod tunnel;

@@ -8,7 +8,7 @@ use crate::traffic::{bulk, echo};
 use crate::wait::until;
 
 /// The number of packets that the first counter in `namespace`'s table `tally` has seen.
-fn counted(namespace: &Namespace) -> u64 {
+pub(crate) fn counted(namespace: &Namespace) -> u64 {
     let text = namespace.exec("nft list table inet tally");
     let (_, rest) = text.split_once("counter packets ").expect("a counter");
     let number = rest.split(' ').next().expect("a number");

@@ -15,18 +15,26 @@ pub(crate) enum Make {
     MeshwirePlain,
     WireguardGo,
     Boringtun,
+    /// The kernel's own, where the kernel has it.
+    Kernel,
 }
 
 /// A WireGuard in the foreground, in a namespace.
 pub(crate) struct Tunnel {
     pub(crate) name: String,
     pub(crate) public_key: String,
-    child: Child,
+    /// How to run `wg` where it finds the tunnel: the kernel's it finds in its own namespace alone.
+    wg: String,
+    /// `None` is the kernel.
+    child: Option<Child>,
 }
 
 impl Tunnel {
     /// Starts one; it has a key, and listens on 51820 once it is up.
     pub(crate) fn start(namespace: &Namespace, make: Make) -> Self {
+        if make == Make::Kernel {
+            return Self::in_kernel(namespace);
+        }
         let name = unique("mw");
         let mut child = command("ip");
         child.args(["netns", "exec", &namespace.name]);
@@ -46,6 +54,7 @@ impl Tunnel {
                 "--disable-drop-privileges",
                 &name,
             ]),
+            Make::Kernel => unreachable!("it is no program"),
         };
         let child = child
             .stdin(Stdio::null())
@@ -56,16 +65,34 @@ impl Tunnel {
         let mut tunnel = Self {
             name,
             public_key: String::new(),
-            child,
+            wg: "wg".to_owned(),
+            child: Some(child),
         };
         until("the UAPI socket", || socket(&tunnel.name).exists());
         until("wg can talk to it", || {
             crate::command::attempt(&format!("wg show {}", tunnel.name), "").is_ok()
         });
-        let private_key = run("wg genkey");
-        tunnel.public_key = run_with("wg pubkey", &private_key).trim().to_owned();
-        tunnel.wg_with("private-key /dev/stdin listen-port 51820", &private_key);
+        tunnel.make_key();
         tunnel
+    }
+
+    fn in_kernel(namespace: &Namespace) -> Self {
+        let name = unique("mw");
+        namespace.ip(&format!("link add {name} type wireguard"));
+        let mut tunnel = Self {
+            name,
+            public_key: String::new(),
+            wg: format!("ip netns exec {} wg", namespace.name),
+            child: None,
+        };
+        tunnel.make_key();
+        tunnel
+    }
+
+    fn make_key(&mut self) {
+        let private_key = run("wg genkey");
+        self.public_key = run_with("wg pubkey", &private_key).trim().to_owned();
+        self.wg_with("private-key /dev/stdin listen-port 51820", &private_key);
     }
 
     /// `wg set`.
@@ -75,12 +102,12 @@ impl Tunnel {
 
     /// `wg set`, with a secret on its standard input.
     pub(crate) fn wg_with(&self, arguments: &str, input: &str) {
-        run_with(&format!("wg set {} {arguments}", self.name), input);
+        run_with(&format!("{} set {} {arguments}", self.wg, self.name), input);
     }
 
     /// `wg show NAME WHAT`.
     pub(crate) fn show(&self, what: &str) -> String {
-        run(&format!("wg show {} {what}", self.name))
+        run(&format!("{} show {} {what}", self.wg, self.name))
     }
 
     /// What `wg show NAME WHAT` says about the peer with this key.
@@ -97,6 +124,15 @@ impl Tunnel {
             .unwrap_or(0)
     }
 
+    /// Its resident memory in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let id = self.child.as_ref().expect("a program").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS"));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        number.and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
     /// Bytes received from and sent to a peer.
     pub(crate) fn transfer(&self, public_key: &str) -> (u64, u64) {
         let text = self.show_peer("transfer", public_key).expect("a peer");
@@ -110,10 +146,14 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
+        // The kernel's goes with its namespace.
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        let pid = rustix::process::Pid::from_child(child);
         let ended = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         if ended.is_ok() {
-            let _: std::io::Result<_> = self.child.wait();
+            let _: std::io::Result<_> = child.wait();
         }
         // wireguard-go and boringtun leave theirs behind when they are ended by a signal.
         let _: std::io::Result<()> = std::fs::remove_file(socket(&self.name));

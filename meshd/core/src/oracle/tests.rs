@@ -379,7 +379,8 @@ fn links(detail: u8) -> BTreeMap<InterfaceName, Link> {
         ),
     ]);
     if detail & 1 != 0 {
-        let eth1 = link(LinkKind::Underlay, 1400, &["198.51.100.1/24"]);
+        let mtu = if detail & 4 != 0 { 1300 } else { 1400 };
+        let eth1 = link(LinkKind::Underlay, mtu, &["198.51.100.1/24"]);
         links.insert("eth1".parse().unwrap(), eth1);
     }
     if detail & 2 != 0 {

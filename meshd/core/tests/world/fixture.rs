@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use meshd_core::{Config, WATCHED, World};
 use model::{
     Action, ActionId, ActionKind, ActionResult, Event, Family, Kind, Moment, NodeName, ObjectKey,
-    Phase, PublicKey, Record, Resource,
+    Pass, Phase, PublicKey, Record, Resource,
     event::{Link, LinkKind},
-    plan::{Peer, RouteKey, RouteVia},
+    pass::IncompleteRow,
+    plan::{Peer, RouteKey, RouteVia, RowKey},
     record::TunnelClaim,
     resource::{
         AddressClaim, FelixConfiguration, IpPool, IpamBlock, KeyClaim, MeshConfiguration, Node,
@@ -21,6 +22,9 @@ use model::{
 };
 
 pub(crate) const BLOCKS: [&str; 3] = ["10.65.0.0/26", "10.65.0.64/26", "10.65.0.128/26"];
+
+/// Why a row could not be set.
+pub(crate) const MISSING: &str = "what it stands on is missing";
 
 /// A brain and the actions that it has under way.
 pub(crate) struct Brain {
@@ -79,10 +83,24 @@ impl Brain {
     /// The dataplane is through with the plan as it is.
     pub(crate) fn applied(&mut self) {
         let generation = self.world.plan().generation;
-        self.tell(Event::PlanApplied {
+        self.tell(Event::PlanApplied(Pass {
             generation,
-            failures: BTreeMap::new(),
+            ..Pass::default()
+        }));
+    }
+
+    /// The dataplane is through with the plan as it is, but for these rows.
+    pub(crate) fn applied_but(&mut self, rows: Vec<RowKey>) {
+        let generation = self.world.plan().generation;
+        let incomplete = rows.into_iter().map(|row| IncompleteRow {
+            row,
+            reason: MISSING.into(),
         });
+        self.tell(Event::PlanApplied(Pass {
+            generation,
+            incomplete: incomplete.collect(),
+            ..Pass::default()
+        }));
     }
 
     /// Everything that is to be done now.

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    ActionKind, ActionResult, Event, PodName, Resource, action::PodAnswer, event::PodRequest,
+    ActionKind, ActionResult, Event, Pass, PodName, Resource,
+    action::PodAnswer,
+    event::PodRequest,
+    plan::{RouteVia, RowKey},
     resource::WorkloadEndpoint,
 };
 
@@ -45,6 +48,46 @@ fn a_pod_is_answered_only_once_its_rows_are_in_the_kernel() {
     brain.done(id, ActionResult::Done);
     assert_eq!(brain.actions(), []);
     assert_eq!(brain.world.poll_timeout(), None);
+}
+
+#[test]
+fn a_pods_answer_waits_for_its_own_rows_and_nobody_elses() {
+    let host = WorkloadEndpoint::host_interface(&pod());
+    let own_route = |brain: &mut Brain| {
+        let routes = brain.world.plan().routes.rows().iter();
+        let mut routes = routes.filter(|(_, route)| route.via == RouteVia::Device(host.clone()));
+        RowKey::Route(routes.next().unwrap().0.clone())
+    };
+    let device = "wireguard.cali".parse().unwrap();
+    let others = [
+        RowKey::Pod(PodName::parse("default/dead").unwrap()),
+        RowKey::Tunnel(device),
+        RowKey::Sysctl("net/ipv4/conf/eth9/rp_filter".into()),
+    ];
+    let mut brain = assigned();
+    for own in [RowKey::Pod(pod()), own_route(&mut brain)] {
+        brain.applied_but(vec![own.clone()]);
+        assert_eq!(brain.actions(), [], "{own} is missing");
+    }
+
+    brain.applied_but(others.to_vec());
+
+    let (_, kind) = brain.action();
+    assert!(matches!(kind, ActionKind::PublishEndpoint(_)), "{kind:?}");
+}
+
+#[test]
+fn a_pod_is_not_answered_while_what_comes_before_its_rows_is_refused() {
+    let mut brain = assigned();
+    let generation = brain.world.plan().generation;
+
+    brain.tell(Event::PlanApplied(Pass {
+        generation,
+        failures: [("nftables".to_owned(), "no".to_owned())].into(),
+        ..Pass::default()
+    }));
+
+    assert_eq!(brain.actions(), []);
 }
 
 #[test]
@@ -168,6 +211,16 @@ fn a_pod_of_an_earlier_run_is_cleaned_up_by_what_its_address_says() {
 fn ready() -> Brain {
     let mut brain = Brain::enforced();
     assert_eq!(brain.actions(), []);
+
+    brain
+}
+
+/// A brain with a pod whose rows are planned.
+fn assigned() -> Brain {
+    let mut brain = ready();
+    brain.tell(Event::PodRequested(request("s1")));
+    let (id, _) = brain.action();
+    brain.done(id, ActionResult::Address(own_address()));
 
     brain
 }

@@ -496,3 +496,82 @@ fn assert_refused(result: Result<Credential, EnrolError>, words: &str) {
         Ok(_) => panic!("expected {words:?}, found a certificate"),
     }
 }
+
+#[tokio::test]
+async fn a_server_whose_store_is_gone_does_not_begin_a_new_mesh_under_the_old_ca() {
+    let served = Served::start(Log::Long).await;
+    let address = served.address;
+    let directory = served.stop().await;
+    let (store, log) = (
+        directory.path().join("store.db"),
+        directory.path().join("store.db-wal"),
+    );
+    for spoil in [Spoil::Empty, Spoil::Remove] {
+        for file in [&store, &log].into_iter().filter(|file| file.exists()) {
+            match spoil {
+                Spoil::Empty => fs::write(file, "").unwrap(),
+                Spoil::Remove => fs::remove_file(file).unwrap(),
+            }
+        }
+        let refused = start_server(directory.path(), address).await;
+        assert!(refused.contains("store.db is missing or empty"), "{refused}");
+    }
+    assert!(!store.exists(), "nothing was made in its place");
+}
+
+#[tokio::test]
+async fn a_server_whose_ca_is_gone_does_not_make_another() {
+    let served = Served::start(Log::Long).await;
+    let address = served.address;
+    let directory = served.stop().await;
+    for name in ["ca.key", "ca.crt"] {
+        fs::remove_file(directory.path().join(name)).unwrap();
+    }
+
+    let refused = start_server(directory.path(), address).await;
+
+    assert!(refused.contains("ca.key is gone"), "{refused}");
+    assert!(!directory.path().join("ca.key").exists());
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_named_and_left_as_it_is() {
+    let served = Served::start(Log::Long).await;
+    let address = served.address;
+    let directory = served.stop().await;
+    let path = directory.path().join("store.db");
+    fs::write(&path, b"not a database at all, but long enough".repeat(200)).unwrap();
+    let before = fs::read(&path).unwrap();
+
+    let refused = start_server(directory.path(), address).await;
+
+    assert!(refused.contains("store.db"), "{refused}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+enum Spoil {
+    Empty,
+    Remove,
+}
+
+/// Starts a server that must not start; returns all that it says.
+async fn start_server(data: &std::path::Path, listen: SocketAddr) -> String {
+    let options = ServerOptions {
+        data: data.to_owned(),
+        listen,
+        advertise: Vec::new(),
+        store: Options::default(),
+    };
+    let error = match Server::start(options, Timestamp::now()).await {
+        Ok(_) => panic!("the server started"),
+        Err(error) => error,
+    };
+    let mut said = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        said.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+
+    said
+}

@@ -84,6 +84,13 @@ impl Addresses {
     }
 }
 
+/// The address of the `host`-th host on a network that it comes to late: above all that the file gives.
+pub(super) fn late(cidr: IpNet, host: usize) -> IpNet {
+    let room = 1u128 << (cidr.max_prefix_len() - cidr.prefix_len()).min(8);
+    let address = nth(cidr, room / 2 + host as u128 % (room / 2));
+    IpNet::new(address, cidr.prefix_len()).expect("the subnet's own prefix length is legal")
+}
+
 /// The address `offset` places above the subnet's first.
 fn nth(cidr: IpNet, offset: u128) -> IpAddr {
     match cidr {

@@ -158,7 +158,7 @@ fn end_members(name: &str, spaces: &BTreeSet<String>, mounts: &[PathBuf]) -> Res
     Err(io::Error::other(format!("still there: {left:?}"))).during(step)
 }
 
-fn forget(keep: &Path) -> io::Result<()> {
+pub(super) fn forget(keep: &Path) -> io::Result<()> {
     match unmount(keep, UnmountFlags::DETACH) {
         Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
         Err(error) => Err(error.into()),

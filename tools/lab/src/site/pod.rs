@@ -95,7 +95,7 @@ impl Site {
         self.sync_routes()
     }
 
-    fn forget_space(&mut self, netns: &str) -> Result<(), SiteError> {
+    pub(super) fn forget_space(&mut self, netns: &str) -> Result<(), SiteError> {
         self.spaces.remove(netns);
         crate::netns::remove(netns)?;
         self.state.namespaces.retain(|name| name != netns);

@@ -125,15 +125,7 @@ impl Site {
 
     fn add_host(&mut self, index: usize, host: &Host) -> Result<(), SiteError> {
         let space = self.make_space(state::host_netns(self.name(), &host.name))?;
-        let forwards = match host.role {
-            Role::Node | Role::Router => "1",
-            Role::Server | Role::Outside => "0",
-        };
-        space.set(&[
-            ("ipv4/ip_forward", forwards),
-            ("ipv6/conf/all/forwarding", forwards),
-            ("ipv6/conf/default/forwarding", forwards),
-        ])?;
+        space.set(&forwarding(host.role))?;
         match host.role {
             Role::Node | Role::Server => {
                 let folder = state::host_folder(self.name(), &host.name);
@@ -151,7 +143,7 @@ impl Site {
     }
 
     /// Connects a device to its network by a pair of devices, unless a link of the lab's own does.
-    fn plug_in(&mut self, index: usize, host: &Host, device: &Device) -> Result<(), SiteError> {
+    pub(super) fn plug_in(&mut self, index: usize, host: &Host, device: &Device) -> Result<(), SiteError> {
         let network = self.state.document.spec.networks[device.network].clone();
         if network.is_impaired() {
             return Ok(());
@@ -178,7 +170,7 @@ impl Site {
         netlink.plug(&port, BRIDGE).during(step)
     }
 
-    fn address_host(&mut self, host: &Host) -> Result<(), SiteError> {
+    pub(super) fn address_host(&mut self, host: &Host) -> Result<(), SiteError> {
         let space = self.host_space(&host.name)?;
         let mut netlink = space.netlink();
         for device in &host.devices {
@@ -275,6 +267,19 @@ impl Site {
         done.map(drop)
             .during(|| format!("router {} cannot be given its rules", router.name))
     }
+}
+
+/// The settings by which a host forwards, or does not.
+pub(super) fn forwarding(role: Role) -> [(&'static str, &'static str); 3] {
+    let forwards = match role {
+        Role::Node | Role::Router => "1",
+        Role::Server | Role::Outside => "0",
+    };
+    [
+        ("ipv4/ip_forward", forwards),
+        ("ipv6/conf/all/forwarding", forwards),
+        ("ipv6/conf/default/forwarding", forwards),
+    ]
 }
 
 /// The bridge of every network's namespace.

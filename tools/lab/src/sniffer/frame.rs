@@ -82,6 +82,19 @@ pub struct Packet<'a> {
     pub transport: Transport<'a>,
 }
 
+/// Whether an untagged frame's own IP packet is a piece of a larger one.
+pub(super) fn is_fragment(frame: &[u8]) -> bool {
+    /// Next header of IPv6 that says so (RFC 8200 §4.5), where no other header comes before.
+    const FRAGMENT: u8 = 44;
+    let field = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    match field(12) {
+        // More of them follow, or it begins elsewhere than at zero.
+        Some(0x0800) => field(20).is_some_and(|flags| flags & 0x3fff != 0),
+        Some(0x86dd) => frame.get(20) == Some(&FRAGMENT),
+        Some(_) | None => false,
+    }
+}
+
 /// Reads an Ethernet frame.
 pub fn read(frame: &[u8]) -> Packet<'_> {
     let mut packet = Packet {

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,11 +20,14 @@ use crate::{
     site::Cable,
     spec::{PodName, Protocol},
     state,
-    stream::{Canary, Ends, Stream, StreamError},
+    stream::{Bulk, Canary, Carried, Ends, Stream, StreamError},
 };
 
 /// How long a stopped process may take to stand still.
 const STANDSTILL: Duration = Duration::from_secs(5);
+
+/// How long a bulk transfer may take.
+const BULK: Duration = Duration::from_secs(30);
 
 /// What streams carry that the sniffers do not look for.
 const UNMARKED: Canary = [0x5a; 16];
@@ -215,6 +219,20 @@ impl Pod {
     /// [`StreamError`] where the first record does not come back.
     pub fn stream_to(&self, protocol: Protocol, to: SocketAddr) -> Result<Stream, StreamError> {
         stream_to(&self.inner, self, protocol, to, self.inner.next_canary())
+    }
+
+    /// Carries so many bytes to another end and back, as fast as it goes; panics where they are not back,
+    /// unchanged, in half a minute. They bear the lab's canary.
+    pub fn carry(&self, to: &dyn End, family: Family, bytes: u64) -> Carried {
+        let bulk = Bulk {
+            to: to.address(family),
+            canary: self.inner.next_canary(),
+            bytes,
+            patience: BULK,
+        };
+        let carried = bulk.carry(&self.netns(), &to.netns());
+        let what = format!("{} carries {bytes} bytes to {}", self.label(), to.label());
+        or_fail(&what, carried)
     }
 
     /// A stream to a host that is no member: nobody's business, so without canary.
@@ -421,6 +439,15 @@ impl Node {
             site.agent(&name)
         });
         agent.get(path)
+    }
+
+    /// Starts a service with the programs of another folder and waits until it is ready.
+    pub fn restart_from(&self, service: Service, folder: &Path) {
+        or_fail(
+            "the service starts",
+            self.inner
+                .site(|site| site.restart_from(&self.name, service, folder)),
+        );
     }
 
     /// Starts a service again and waits until it is ready.

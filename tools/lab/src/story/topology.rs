@@ -97,6 +97,7 @@ impl Topology {
             labels: std::collections::BTreeMap::new(),
             pods: Vec::new(),
             mesh: true,
+            backend: None,
         });
         self
     }

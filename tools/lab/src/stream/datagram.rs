@@ -8,7 +8,7 @@ use rustix::{
     net::{SendFlags, send},
 };
 
-use super::{Ends, Shared, TICK, catch_up, open, record, wait};
+use super::{Ends, Shared, TICK, Tally, catch_up, open, record, wait};
 use crate::spec::Protocol;
 
 /// For how many later datagrams one may stay away before it is lost.
@@ -78,9 +78,10 @@ impl Flight<'_> {
             .first()
             .is_some_and(|first| first + WINDOW < self.next)
         {
-            self.missing.pop_first();
-            tally.report.lost += 1;
+            let lost = self.missing.pop_first();
+            tally.report.lost += u64::from(lost >= Some(tally.forgotten));
         }
+        self.count_missing(&mut tally);
         Ok(())
     }
 
@@ -112,6 +113,14 @@ impl Flight<'_> {
         }
         self.highest = self.highest.max(Some(number));
         tally.newest = tally.newest.max(number + 1);
+        self.count_missing(&mut tally);
+    }
+
+    /// Counts those that a later one has overtaken.
+    fn count_missing(&self, tally: &mut Tally) {
+        let highest = self.highest.unwrap_or_default();
+        let overtaken = self.missing.range(tally.forgotten.min(highest)..highest);
+        tally.report.missing = overtaken.count() as u64;
     }
 }
 
@@ -129,4 +138,39 @@ fn is_passing(error: Errno) -> bool {
             | Errno::MSGSIZE
             | Errno::NETDOWN
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::Tally;
+
+    const ENDS: Ends = Ends {
+        from: None,
+        to: std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9),
+        canary: [7; 16],
+        tick: TICK,
+    };
+
+    #[test]
+    fn what_a_later_one_has_overtaken_is_missing_until_it_comes() {
+        // Of eight datagrams 1, 4 and 7 are not back; 7 is the last, and on its way.
+        let flight = |forgotten| {
+            let flight = Flight {
+                ends: &ENDS,
+                next: 8,
+                highest: Some(6),
+                missing: BTreeSet::from([1, 4, 7]),
+            };
+            let mut tally = Tally {
+                forgotten,
+                ..Tally::default()
+            };
+            flight.count_missing(&mut tally);
+            tally.report.missing
+        };
+        assert_eq!(flight(0), 2);
+        assert_eq!(flight(2), 1, "what was sent before the past was forgotten");
+        assert_eq!(flight(8), 0);
+    }
 }

@@ -18,6 +18,7 @@ impl Tunnel {
             return;
         }
         self.device.set_identity(key);
+        self.doorkeeper.set_identity(self.device.identity.as_ref());
         if let Some(own) = self.public_key().and_then(|key| self.find_peer(&key)) {
             self.remove(own);
         }
@@ -75,7 +76,7 @@ impl Tunnel {
     /// Answers initiations with cookies only. The tunnel also does so by itself while more than
     /// 512 handshake messages arrive within a second.
     pub fn set_under_load(&mut self, under_load: bool) {
-        self.gauge.force(under_load);
+        self.doorkeeper.set_under_load(under_load);
     }
 
     /// Creates, changes or removes a peer. A new peer with an endpoint is greeted with a

@@ -1,11 +1,12 @@
-//! Handshake messages that arrive: who may cost us a handshake, and to which peer they belong.
-use crate::message::{CookieReply, Initiation, Response, claimed_sender};
-use crate::noise::{Claim, PROLOGUE};
-use crate::tunnel::{HandshakeOutcome, Link, Refusal, Tunnel};
-use crate::{Endpoint, Malformed, Message, Now};
+//! Handshake messages that arrive: to which peer they belong.
+use crate::doorkeeper::Content;
+use crate::message::{CookieReply, Response};
+use crate::noise::Claim;
+use crate::tunnel::{HandshakeOutcome, Link, Refusal, Tunnel, wrong_length};
+use crate::{Admission, Endpoint, Entrant, Now};
 
 impl Tunnel {
-    /// Takes an initiation, a response or a cookie reply.
+    /// Takes an initiation, a response or a cookie reply, judged by a doorkeeper of the tunnel's own.
     pub fn handle_handshake(
         &mut self,
         source: Endpoint,
@@ -15,64 +16,63 @@ impl Tunnel {
         if self.link == Link::Down {
             return Err(Refusal::Down);
         }
-        match Message::classify(datagram)? {
-            Message::Initiation => match self.admit(source, datagram, now)? {
-                Admission::Granted => self.take_initiation(source, datagram, now),
-                Admission::CookieSent => Ok(HandshakeOutcome::CookieSent),
-            },
-            Message::Response => match self.admit(source, datagram, now)? {
-                Admission::Granted => self.take_response(source, datagram, now),
-                Admission::CookieSent => Ok(HandshakeOutcome::CookieSent),
-            },
-            Message::CookieReply => self.take_cookie(datagram, now),
-            Message::Data { .. } => Err(Refusal::Data),
+        match self.doorkeeper.admit(source, datagram, now)? {
+            Admission::Granted(entrant) => {
+                let outcome = self.handle_entrant(entrant, now)?;
+                if outcome.is_authentic() {
+                    self.doorkeeper.remember(source.remote.ip());
+                }
+                Ok(outcome)
+            }
+            Admission::Cookie(reply) => {
+                self.device.transmit(None, source, reply);
+                Ok(HandshakeOutcome::CookieSent)
+            }
         }
     }
 
-    /// Checks the macs: the first always, the second under load.
-    fn admit(&mut self, source: Endpoint, datagram: &[u8], now: Now) -> Result<Admission, Refusal> {
-        let device = &mut self.device;
-        let checker = device.checker.as_mut().ok_or(Refusal::NoPrivateKey)?;
-        if !checker.mac1_is_right(datagram) {
-            return Err(Refusal::Mac1);
+    /// Takes a handshake message that a [`crate::Doorkeeper`] who follows this tunnel has let in. One that was let in
+    /// under a key that has changed since does not verify.
+    ///
+    /// # Errors
+    /// Why it is dropped; nothing has changed then.
+    pub fn handle_entrant(
+        &mut self,
+        entrant: Entrant<'_>,
+        now: Now,
+    ) -> Result<HandshakeOutcome, Refusal> {
+        if self.link == Link::Down {
+            return Err(Refusal::Down);
         }
-        if !self.gauge.record(now.instant) {
-            return Ok(Admission::Granted);
+        let Entrant {
+            source,
+            length,
+            content,
+        } = entrant;
+        match content {
+            Content::Initiation { sender, claim } => {
+                self.take_initiation(source, length, sender, claim, now)
+            }
+            Content::Response(datagram) => self.take_response(source, datagram, now),
+            Content::CookieReply(datagram) => self.take_cookie(datagram, now),
         }
-        if checker.mac2_is_right(datagram, source.remote, &mut device.rng, now) {
-            return if self.limiter.allow(source.remote.ip(), now.instant) {
-                Ok(Admission::Granted)
-            } else {
-                Err(Refusal::RateLimited)
-            };
-        }
-        let sender = claimed_sender(datagram).ok_or(wrong_length(datagram))?;
-        let reply = checker.reply(datagram, sender, source.remote, &mut device.rng, now);
-        device.transmit(None, source, reply);
-        Ok(Admission::CookieSent)
     }
 
     fn take_initiation(
         &mut self,
         source: Endpoint,
-        datagram: &[u8],
+        length: usize,
+        sender: u32,
+        claim: Claim<'_>,
         now: Now,
     ) -> Result<HandshakeOutcome, Refusal> {
-        let initiation = Initiation::decode(datagram).ok_or(wrong_length(datagram))?;
-        let identity = self.device.identity.as_ref().ok_or(Refusal::NoPrivateKey)?;
-        let claim = Claim::read(
-            &identity.secret,
-            &identity.public,
-            PROLOGUE,
-            initiation.noise,
-        )?;
         let id = self
             .roster
             .find(claim.remote())
             .ok_or(Refusal::UnknownPeer)?;
         self.with_peer(id, |peer, device| {
-            peer.answer(initiation.sender, claim, source, device, now)?;
-            peer.count_received(datagram.len());
+            peer.answer(sender, claim, source, device, now)?;
+            peer.count_received(length);
             Ok(HandshakeOutcome::Responded(id))
         })
         .unwrap_or(Err(Refusal::UnknownPeer))
@@ -107,18 +107,4 @@ impl Tunnel {
             .unwrap_or(Err(Refusal::UnknownIndex))
             .map(HandshakeOutcome::CookieStored)
     }
-}
-
-/// What a message with a right `mac1` gets.
-enum Admission {
-    /// It is processed.
-    Granted,
-    /// We are under load and have sent a cookie instead.
-    CookieSent,
-}
-
-fn wrong_length(datagram: &[u8]) -> Refusal {
-    Refusal::Malformed(Malformed::WrongLength {
-        length: datagram.len(),
-    })
 }

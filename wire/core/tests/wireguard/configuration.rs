@@ -391,3 +391,30 @@ fn a_timer_costs_the_same_with_ten_thousand_peers() {
         "{few:?} with 60 peers, {many:?} with 10,000"
     );
 }
+
+#[test]
+fn packets_that_waited_are_padded_to_the_mtu_of_the_moment_they_leave() {
+    for (mtu, padded) in [(1420, 1280), (1277, 1277), (1275, 1275)] {
+        let mut world = World::new(1);
+        world.tapped = true;
+        for (number, endpoint) in [(A, Some(outer(B))), (B, None)] {
+            let now = world.now();
+            let mut node = Node::new(number, now);
+            node.add_peer(B + A - number, endpoint, now);
+            world.add(outer(number), node);
+        }
+        world.send((A, outer(A)), B, 1275 - 28);
+        assert!(
+            !world.wire.iter().any(|(.., datagram)| datagram[0] == 4),
+            "it waits"
+        );
+        a(&mut world, |node, _| node.tunnel.set_mtu(mtu));
+        world.run(secs(1));
+        let sent = world.wire.iter().map(|(.., d)| d.len()).max();
+        assert_eq!(
+            (sent, world.ledger.missing()),
+            (Some(padded + 32), 0),
+            "{mtu}"
+        );
+    }
+}

@@ -72,23 +72,61 @@ fn a_cookie_is_of_no_use_at_another_port() {
     assert_eq!(seen, [Ok(HandshakeOutcome::CookieSent); 2]);
 }
 
+/// Mallory's n-th address.
+fn elsewhere(number: u16) -> std::net::SocketAddr {
+    let [high, low] = number.to_be_bytes();
+    std::net::SocketAddr::from(([10, 9, high, low], 51820))
+}
+
+fn count(node: &Node, outcome: Result<HandshakeOutcome, Refusal>) -> usize {
+    let same = |taken: &&_| **taken == outcome;
+    node.handshakes.iter().filter(same).count()
+}
+
+const COOKIE: Result<HandshakeOutcome, Refusal> = Ok(HandshakeOutcome::CookieSent);
+
 #[test]
 fn more_than_512_handshakes_a_second_are_a_load_by_themselves() {
     let mut b = Node::new(B, after(Duration::ZERO));
     b.add_peer(A, None, after(Duration::ZERO));
     let datagram = initiation(1, Duration::ZERO);
-    for _ in 0..600 {
+    for number in 0..600 {
+        b.receive(elsewhere(number), &datagram, after(Duration::ZERO));
+    }
+    assert_eq!(count(&b, COOKIE), 600 - 512);
+    b.receive(outer(A), &datagram, after(millis(1_100)));
+    assert_eq!(count(&b, COOKIE), 600 - 512);
+}
+
+#[test]
+fn a_flood_costs_512_key_agreements_and_few_cookies() {
+    let mut b = Node::new(B, after(Duration::ZERO));
+    let datagram = initiation(1, Duration::ZERO);
+    for _ in 0..2000 {
         b.receive(outer(A), &datagram, after(Duration::ZERO));
     }
-    let cookies = |b: &Node| {
-        b.handshakes
-            .iter()
-            .filter(|taken| **taken == Ok(HandshakeOutcome::CookieSent))
-            .count()
-    };
-    assert_eq!(cookies(&b), 600 - 512);
-    b.receive(outer(A), &datagram, after(millis(1_100)));
-    assert_eq!(cookies(&b), 600 - 512);
+    let asked = count(&b, Err(Refusal::UnknownPeer));
+    assert_eq!((asked, count(&b, COOKIE)), (512, 5));
+    for number in 0..2000 {
+        b.receive(elsewhere(number), &datagram, after(Duration::ZERO));
+    }
+    let asked = count(&b, Err(Refusal::UnknownPeer));
+    assert_eq!((asked, count(&b, COOKIE)), (512, 1024));
+    assert_eq!(b.outgoing().len(), 1024);
+}
+
+#[test]
+fn a_peer_that_was_here_before_gets_its_cookie_in_any_flood() {
+    let mut world = world();
+    world.run(secs(1));
+    let stranger = initiation(9, secs(1));
+    world.with(outer(B), |b: &mut Node, now| {
+        (0..2000).for_each(|number| b.receive(elsewhere(number), &stranger, now));
+        b.handshakes.clear();
+        b.receive(elsewhere(3000), &stranger, now);
+        b.receive(outer(A), &stranger, now);
+        assert_eq!(b.handshakes, [Err(Refusal::NoCookie), COOKIE]);
+    });
 }
 
 #[test]

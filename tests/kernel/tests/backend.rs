@@ -1,0 +1,138 @@
+//! Nodes change from the kernel's WireGuard to meshwire and back, and nobody notices.
+//!
+//! ```text
+//! ┌─ n1 ──────────┐   ┌─ n2 ──────────┐   ┌─ n3 ──────────┐   ┌─ client ────┐
+//! │ default/a     │───│ default/c     │───│ default/d     │───│ no member   │    one LAN, both families
+//! │ :30080        │   │ :30080        │   │ TCP/80 UDP/80 │   │ 192.0.2.5   │
+//! └───────────────┘   └───────────────┘   └───────────────┘   └─────────────┘
+//!   client ─▶ n2:30080 ─▶ default/d       default/a ─▶ n2:30080 ─▶ default/d
+//! ```
+//!
+//! The device goes and comes with its name, key and port; what stood on it follows in the same pass. Meanwhile the
+//! guard and the `unreachable` routes stand: the sniffer sees no plaintext, and a sender is told to try again.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the gaps of each change are figures that people read"
+)]
+
+use std::net::{IpAddr, SocketAddr};
+
+use kernel::{Carrier, Need, await_carrier, carrier, choose, mixed, need};
+use lab::{Echo, End, Family, Topology, spec::Protocol};
+use netns::{
+    Mesh, Traffic,
+    service::{self, Service},
+};
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+fn mesh_with_a_client() -> Mesh {
+    let mut topology = Topology::new()
+        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
+        .server(&["lan"])
+        .pool("10.65.0.0/16")
+        .pool("fd00:65::/112");
+    for (node, pod) in [
+        ("n1", "default/a"),
+        ("n2", "default/c"),
+        ("n3", "default/d"),
+    ] {
+        topology = topology.node(node, &["lan"]).pod(pod);
+    }
+    Mesh::of(topology.outside("client", &["lan"], &[]).document())
+}
+
+/// A service on port 30080 of every node, whose endpoint is a pod.
+fn offer(mesh: &Mesh, pod: &str) -> Echo {
+    let pod = mesh.pod(pod);
+    let services = [Family::V4, Family::V6].map(|family| {
+        let cluster: IpAddr = match family {
+            Family::V4 => "10.96.0.10".parse().unwrap(),
+            Family::V6 => "fd00:96::10".parse().unwrap(),
+        };
+        Service {
+            cluster: SocketAddr::new(cluster, 80),
+            node_port: 30080,
+            endpoint: SocketAddr::new(pod.address(family), 80),
+            traffic: service::Traffic::Cluster,
+        }
+    });
+    for node in mesh.members() {
+        service::load(&node, &services);
+    }
+    let listens = ["TCP/80", "UDP/80"].map(|text| text.parse().unwrap());
+    Echo::start(&pod.netns(), &pod.addresses(), &listens).unwrap()
+}
+
+/// Streams between all, and through n2's port: from a pod, and from a client outside.
+fn streams(mesh: &Mesh) -> Traffic {
+    let mut traffic = Traffic::between_two(mesh);
+    traffic.add_pod_to_pod(&mesh.pod("default/d"), &mesh.pod("default/a"));
+    for family in [Family::V4, Family::V6] {
+        for protocol in PROTOCOLS {
+            let to = SocketAddr::new(mesh.node("n2").address(family), 30080);
+            let stream = mesh.pod("default/a").stream_to(protocol, to).unwrap();
+            traffic.add("default/a", "n2:30080", protocol, stream);
+            // Between the client and n2 it is plain by nature; between n2 and n3 it is not.
+            let stream = mesh.outside("client").stream_plain_to(protocol, to);
+            traffic.add("client", "n2:30080", protocol, stream.unwrap());
+        }
+    }
+    traffic
+}
+
+#[test]
+fn nodes_change_their_implementation_and_no_connection_breaks() {
+    need(&[Need::WireGuard]);
+    let mesh = mesh_with_a_client();
+    let _echo = offer(&mesh, "default/d");
+    mesh.enable();
+    let traffic = streams(&mesh);
+    traffic.forget();
+    traffic.assert_unbroken();
+
+    for (backend, wanted) in [
+        ("Userspace", Carrier::Meshwire),
+        ("Kernel", Carrier::Kernel),
+    ] {
+        traffic.forget();
+        choose(&mesh, backend);
+        for node in mesh.members() {
+            await_carrier(&node, wanted);
+        }
+        mesh.await_settled();
+        traffic.assert_alive();
+        mesh.assert_no_plaintext();
+        println!(
+            "all to {backend}: {} streams, longest gap {:?}",
+            traffic.len(),
+            traffic.longest_gap()
+        );
+    }
+}
+
+#[test]
+fn one_node_changes_and_the_devices_of_the_others_stay() {
+    need(&[Need::WireGuard]);
+    let mesh = mixed("dual-stack", &["n2"]);
+    let traffic = Traffic::between_two(&mesh);
+    let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| mesh.node(name));
+    let index = |node: &lab::Node| node.run("cat", &["/sys/class/net/wireguard.cali/ifindex"]);
+    let before = [&n1, &n3].map(index);
+    traffic.forget();
+
+    choose(&mesh, "Kernel");
+    await_carrier(&n2, Carrier::Kernel);
+    mesh.await_settled();
+
+    traffic.assert_alive();
+    mesh.assert_no_plaintext();
+    println!("one to Kernel: longest gap {:?}", traffic.longest_gap());
+    assert_eq!([&n1, &n3].map(index), before);
+    choose(&mesh, "Auto");
+    mesh.await_settled();
+    assert_eq!(carrier(&n2), Some(Carrier::Meshwire), "its own preference holds again");
+    traffic.assert_alive();
+}

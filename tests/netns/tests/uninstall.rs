@@ -1,0 +1,237 @@
+//! A member is taken off its machine, and the machine is as it was before.
+//!
+//! ```text
+//! ┌─ n1 ──────┐   ┌─ n2 ──────┐   ┌─ n4 ──────────────────────────────┐
+//! │ default/a │═══│ default/b │═══│ others' tables, rules, routes,    │     both families, encrypted
+//! └───────────┘   └───────────┘   │ devices ── joins ── is taken off  │
+//!                                 └───────────────────────────────────┘
+//! ```
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use lab::{End, Family, Node, Service, Topology, poll_until, spec::Protocol};
+use netns::{Kernel, Mesh, Traffic, await_summary};
+
+/// How long a member may take to do what it is asked.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What others have on the machine, some of it next to ours: a table with nearly our name, a rule
+/// beside ours, a route in our table, a pod's interface that is not ours.
+const OTHERS: &str = r#"
+nft -f - <<'END'
+table inet meshd2 {
+    set space4 { type ipv4_addr; flags interval; elements = { 10.65.0.0/16 } }
+    chain barrier { type filter hook forward priority 0; policy accept; ip daddr @space4 counter accept; }
+}
+table ip nat {
+    chain post { type nat hook postrouting priority 100; oifname "nobody" masquerade; }
+}
+table netdev guard {
+    chain out { type filter hook egress device eth0 priority 0; udp dport 9 drop; }
+}
+END
+ip link add cali0foreign type veth peer name cali1foreign
+ip link set cali0foreign up; ip link set cali1foreign up
+ip addr add 172.20.0.1/24 dev cali0foreign
+ip link add br-others type bridge
+ip rule add priority 98 from 172.20.0.0/24 lookup 77
+ip rule add priority 100 fwmark 0x20/0x20 lookup 77
+ip -6 rule add priority 101 from fd77::/64 lookup 77
+ip route add 172.21.0.0/24 via 172.20.0.9 table 77
+ip route add unreachable 172.22.0.0/24 table 1 proto static
+ip route add 172.23.0.0/24 via 172.20.0.9 proto boot
+ip -6 route add unreachable fd78::/64 proto static
+"#;
+
+/// All that `nft` and `ip` say of a machine, and its settings; counters' and timers' values aside.
+const DUMP: &str = r#"
+echo == tables; nft -s list ruleset
+for family in -4 -6; do
+    echo == rules; ip $family rule
+    echo == routes; ip $family route show table all | sed 's/ expires [0-9]*sec//'
+    echo == addresses; ip $family -o addr | sed 's/ valid_lft.*//'
+done
+echo == links; ip -d link
+echo == settings; sysctl -a 2>/dev/null | grep -E '^net\.(ipv4|ipv6)\.(ip_forward|conf\.)' | grep -v 'stable_secret'
+"#;
+
+fn dump(node: &Node) -> String {
+    node.run("sh", &["-c", DUMP])
+}
+
+/// The lines that only one of two dumps has.
+fn difference(before: &str, after: &str) -> String {
+    let only = |a: &str, b: &str, mark: &str| -> Vec<String> {
+        let lines = a.lines().filter(|line| !b.lines().any(|l| l == *line));
+        lines.map(|line| format!("{mark} {line}")).collect()
+    };
+
+    [only(before, after, "-"), only(after, before, "+")]
+        .concat()
+        .join("\n")
+}
+
+/// Two members, and a third node that stands aside.
+fn two_and_one() -> Mesh {
+    let topology = Topology::new()
+        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
+        .server(&["lan"])
+        .pool("10.65.0.0/16")
+        .pool("fd00:65::/112")
+        .node("n1", &["lan"])
+        .pod("default/a")
+        .node("n2", &["lan"])
+        .pod("default/b")
+        .node("n4", &["lan"])
+        .aside();
+    Mesh::of(topology.document())
+}
+
+/// The program beside this test's, as cargo lays them out.
+fn meshd() -> String {
+    let own = std::env::current_exe().expect("a test knows its own file");
+    let near = own.ancestors().nth(2).map(Path::to_owned);
+    let folder = std::env::var_os("MESHD_BIN_DIR").map(Into::into).or(near);
+
+    folder
+        .unwrap_or_default()
+        .join("meshd")
+        .display()
+        .to_string()
+}
+
+/// Runs `meshd uninstall` on a node; returns whether it was done, and all that it said.
+fn uninstall(node: &Node, arguments: &str) -> (bool, String) {
+    let script = format!("if $0 uninstall {arguments} 2>&1; then echo DONE; else echo REFUSED; fi");
+    let said = node.run("sh", &["-c", &script, &meshd()]);
+
+    (said.trim_end().ends_with("DONE"), said)
+}
+
+#[test]
+fn a_machine_is_as_it_was_before_it_was_a_member() {
+    let mesh = two_and_one();
+    mesh.enable();
+    let (n1, n4) = (mesh.node("n1"), mesh.node("n4"));
+    n4.run("sh", &["-e", "-c", OTHERS]);
+    let before = dump(&n4);
+    mesh.admit(&n4);
+    n4.restart(Service::Agent);
+    await_summary(&n4, "Enforced", PATIENCE);
+    let pod = mesh.add_pod("n4", "default/d");
+    mesh.forbid_plaintext();
+    let mut traffic = Traffic::none(&mesh);
+    traffic.add_pod_to_pod(&n1.pod(), &mesh.node("n2").pod());
+    let streams = [Family::V4, Family::V6].map(|family| {
+        [
+            pod.stream(&n1.pod(), Protocol::Tcp, family),
+            n1.pod().stream(&pod, Protocol::Tcp, family),
+        ]
+    });
+    streams
+        .iter()
+        .flatten()
+        .for_each(|stream| stream.assert_alive());
+    assert!(before.contains("meshd2") && dump(&n4).contains("table netdev meshd"));
+
+    let (done, said) = uninstall(&n4, "--force");
+
+    assert!(done, "{said}");
+    assert!(said.contains("meshctl delete node n4"), "{said}");
+    n4.kill(Service::Wire);
+    assert_eq!(difference(&before, &dump(&n4)), "");
+    mesh.assert_no_plaintext();
+    traffic.assert_unbroken();
+    drop(streams);
+} // The mesh asserts that no plaintext left any node, while the guard went and afterwards.
+
+#[test]
+fn a_dry_run_names_what_would_go_and_changes_nothing() {
+    let mesh = Mesh::enforced("dual-stack");
+    let n1 = mesh.node("n1");
+    let traffic = Traffic::between_two(&mesh);
+    let before = dump(&n1);
+
+    let (done, said) = uninstall(&n1, "--dry-run");
+
+    assert!(done, "{said}");
+    for expected in [
+        "agent      process",
+        "nftables   table inet meshd",
+        "nftables   table netdev meshd",
+        "tunnels    wireguard.cali",
+        "pods       cali",
+        "priority 99, to table 1",
+        "10.65.0.0/16 in table 1: Unreachable",
+        "/var/lib/meshd/guard.json",
+    ] {
+        assert!(said.contains(expected), "{expected:?} is not in\n{said}");
+    }
+    assert!(
+        !said.contains("wireguard.key"),
+        "keys stay without --purge: {said}"
+    );
+    assert_eq!(difference(&before, &dump(&n1)), "");
+    traffic.assert_unbroken();
+}
+
+#[test]
+fn a_running_agent_and_running_pods_are_not_ended_unless_that_is_meant() {
+    let mesh = Mesh::enforced("dual-stack");
+    let n1 = mesh.node("n1");
+    let traffic = Traffic::between_two(&mesh);
+    let before = Kernel::of(&n1);
+
+    let (done, said) = uninstall(&n1, "");
+    assert!(!done && said.contains("the agent runs (process "), "{said}");
+    n1.kill(Service::Agent);
+    let (done, said) = uninstall(&n1, "");
+    assert!(!done && said.contains("default/a"), "{said}");
+
+    assert_eq!(before.difference(&Kernel::of(&n1)), "");
+    n1.restart(Service::Agent);
+    await_summary(&n1, "Enforced", PATIENCE);
+    traffic.assert_unbroken();
+}
+
+#[test]
+fn a_purged_member_leaves_no_file_and_one_that_is_not_purged_joins_as_before() {
+    let mesh = two_and_one();
+    mesh.enable();
+    let n4 = mesh.node("n4");
+    mesh.admit(&n4);
+    n4.restart(Service::Agent);
+    await_summary(&n4, "Enforced", PATIENCE);
+    let keys = || n4.run("sh", &["-c", "cd /var/lib/meshd && find . -type f | sort"]);
+
+    let (done, said) = uninstall(&n4, "--force");
+    assert!(done, "{said}");
+    assert_eq!(
+        keys(),
+        "./config.yaml\n./keys/wireguard-second.key\n./keys/wireguard.key\n"
+    );
+
+    // The same member again, with the same key.
+    let key = || {
+        n4.run(
+            "sh",
+            &["-c", "sha256sum < /var/lib/meshd/keys/wireguard.key"],
+        )
+    };
+    let same = key();
+    n4.restart(Service::Agent);
+    await_summary(&n4, "Enforced", PATIENCE);
+    assert_eq!(key(), same);
+
+    let (done, said) = uninstall(&n4, "--force --purge");
+    assert!(done, "{said}");
+    assert_eq!(n4.run("sh", &["-c", "ls -A /var/lib/meshd"]), "");
+    let n4_is_gone = || mesh.node("n1").try_ping(n4.address(Family::V4)).is_ok();
+    assert!(
+        poll_until(Instant::now() + PATIENCE, n4_is_gone),
+        "the host itself stays reachable"
+    );
+}
