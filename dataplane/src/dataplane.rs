@@ -15,7 +15,7 @@ use model::{
 use tokio::sync::mpsc;
 
 use crate::{
-    AddressTarget, KernelEvent, KeySource, NftKey, NftTarget, Outcome, Ownership, PeerStatistics,
+    AddressTarget, KernelEvent, KeySource, NftKey, NftTarget, OpeningTarget, Outcome, Ownership, PeerStatistics,
     PeerTarget, PodTarget, Reconciler, RouteTarget, RuleTarget, SysctlTarget, TunnelError,
     TunnelTarget, WatchError, events,
     events::Watched,
@@ -48,6 +48,7 @@ pub struct Dataplane {
     peers: Reconciler<PeerTarget>,
     routes: Reconciler<RouteTarget>,
     rules: Reconciler<RuleTarget>,
+    openings: Reconciler<OpeningTarget>,
     watched: Watched,
 }
 
@@ -70,6 +71,8 @@ pub enum Component {
     Routes,
     /// Policy routing rules.
     Rules,
+    /// Rules in other firewalls' extension points.
+    Openings,
 }
 
 /// What a pass came to.
@@ -100,7 +103,7 @@ impl From<NetlinkError> for OpenError {
 
 impl Component {
     /// Every component, in the order in which their sets are applied.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Nft,
         Self::Sysctls,
         Self::Pods,
@@ -109,6 +112,7 @@ impl Component {
         Self::Peers,
         Self::Routes,
         Self::Rules,
+        Self::Openings,
     ];
 
     /// Returns the name used in reports.
@@ -122,6 +126,7 @@ impl Component {
             Self::Peers => "peers",
             Self::Routes => "routes",
             Self::Rules => "rules",
+            Self::Openings => "openings",
         }
     }
 }
@@ -165,6 +170,7 @@ impl Dataplane {
             peers: reconciler(Component::Peers, PeerTarget::new(config.implementations()?)),
             routes: reconciler(Component::Routes, RouteTarget::open()?),
             rules: reconciler(Component::Rules, RuleTarget::open()?),
+            openings: reconciler(Component::Openings, OpeningTarget::open()?),
             watched: Watched::default(),
             config,
         })
@@ -207,6 +213,7 @@ impl Dataplane {
             Component::Peers => self.peers.distrust(),
             Component::Routes => self.routes.distrust(),
             Component::Rules => self.rules.distrust(),
+            Component::Openings => self.openings.distrust(),
         }
     }
 
@@ -222,6 +229,7 @@ impl Dataplane {
             self.addresses.target_mut().port(),
             self.routes.target_mut().port(),
             self.rules.target_mut().port(),
+            self.openings.target_mut().port(),
         ];
 
         events::watch(
@@ -288,6 +296,10 @@ impl Dataplane {
                 Component::Rules,
                 self.rules.set(&mut plan.rules, in_sync, now),
             )
+            && report.note(
+                Component::Openings,
+                self.openings.set(&mut plan.openings, in_sync, now),
+            )
     }
 
     /// A device that was just made has lost what stood on an earlier one, and has settings to be made
@@ -308,7 +320,8 @@ impl Dataplane {
     }
 
     fn apply_unsets(&mut self, now: Moment, report: &mut Report) {
-        let _ended = report.note(Component::Rules, self.rules.unset(now))
+        let _ended = report.note(Component::Openings, self.openings.unset(now))
+            && report.note(Component::Rules, self.rules.unset(now))
             && report.note(Component::Routes, self.routes.unset(now))
             && report.note(Component::Peers, self.peers.unset(now))
             && report.note(Component::Addresses, self.addresses.unset(now))
@@ -356,6 +369,9 @@ impl Dataplane {
         for (key, reason) in self.rules.absent() {
             note(RowKey::Rule(key.clone()), reason);
         }
+        for (opening, reason) in self.openings.absent() {
+            note(RowKey::Opening(opening.clone()), reason);
+        }
 
         rows
     }
@@ -370,6 +386,7 @@ impl Dataplane {
             self.peers.retry_at(),
             self.routes.retry_at(),
             self.rules.retry_at(),
+            self.openings.retry_at(),
         ]
         .into_iter()
         .flatten()
@@ -384,7 +401,11 @@ impl Report {
         let incomplete = self.incomplete.iter();
         let incomplete = incomplete.map(|each| (each.row.to_string(), each.reason.clone()));
 
-        self.failures.clone().into_iter().chain(incomplete).collect()
+        self.failures
+            .clone()
+            .into_iter()
+            .chain(incomplete)
+            .collect()
     }
 
     /// Writes an outcome down; returns whether the pass may go on.

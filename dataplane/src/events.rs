@@ -11,6 +11,7 @@
 //! overruns, everything is distrusted.
 
 mod device;
+mod firewall;
 mod listener;
 
 use std::{
@@ -28,15 +29,18 @@ use std::{
 use model::{
     InterfaceName, Plan, PublicKey,
     event::{Link as Underlay, LinkKind},
+    firewall::Firewalls,
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use self::{
     device::{DeviceWatch, Look, Looks},
+    firewall::FirewallWatch,
     listener::Listener,
 };
 use crate::{
     Component,
+    foreign::Ways,
     netlink::NetlinkError,
     sysctl,
     wireguard::{Fingerprint, Implementations},
@@ -66,6 +70,8 @@ pub enum KernelEvent {
         /// The peer.
         peer: PublicKey,
     },
+    /// Other programs' packet filters, as far as they concern us. Sent when that changes.
+    Firewalls(Firewalls),
 }
 
 /// Why nothing can be watched.
@@ -94,6 +100,8 @@ struct Expected {
     /// Which devices are tunnels, and how they look once a pass is over.
     devices: BTreeSet<InterfaceName>,
     looks: Looks,
+    /// The tunnels' UDP ports.
+    ports: BTreeMap<InterfaceName, u16>,
 }
 
 impl Watched {
@@ -103,6 +111,10 @@ impl Watched {
         let mut expected = self.lock();
         if !expected.devices.iter().eq(plan.tunnels.rows().keys()) {
             expected.devices = plan.tunnels.rows().keys().cloned().collect();
+        }
+        let ports = || plan.tunnels.rows().iter().map(|(name, row)| (name, row.port));
+        if !expected.ports.iter().map(|(name, port)| (name, *port)).eq(ports()) {
+            expected.ports = ports().map(|(name, port)| (name.clone(), port)).collect();
         }
     }
 
@@ -149,6 +161,8 @@ pub(crate) fn watch(
     let watch = Watch {
         listener,
         devices: DeviceWatch::new(implementations, supervisor),
+        firewalls: FirewallWatch::open()
+            .map_err(|error: NetlinkError| WatchError::Listen(Box::new(error)))?,
         watched,
         pending: Pending::default(),
         sender,
@@ -169,6 +183,7 @@ pub(crate) fn watch(
 struct Watch {
     listener: Listener,
     devices: DeviceWatch,
+    firewalls: FirewallWatch,
     watched: Watched,
     pending: Pending,
     sender: mpsc::Sender<KernelEvent>,
@@ -185,6 +200,7 @@ struct Pending {
     underlay: Option<BTreeMap<InterfaceName, Underlay>>,
     drift: BTreeSet<Component>,
     handshakes: BTreeSet<(InterfaceName, PublicKey)>,
+    firewalls: Option<Firewalls>,
 }
 
 impl Watch {
@@ -199,6 +215,7 @@ impl Watch {
             self.learn_tunnels();
             self.look_at_devices();
             self.look_at_sysctls();
+            self.look_at_firewalls();
             self.audit();
         }
     }
@@ -206,6 +223,9 @@ impl Watch {
     fn read_kernel(&mut self) {
         let heard = self.listener.read(&self.tunnels);
         self.pending.drift.extend(heard.drift);
+        if heard.rules_of_others {
+            self.firewalls.expire();
+        }
         if heard.links {
             self.look_at_links();
         }
@@ -263,6 +283,19 @@ impl Watch {
         }
     }
 
+    fn look_at_firewalls(&mut self) {
+        let links = self.links.iter();
+        let underlay = links.filter(|(_, link)| link.kind == LinkKind::Underlay && link.up);
+        let ways = Ways {
+            tunnels: self.watched.lock().ports.clone(),
+            underlay: underlay.map(|(name, _)| name.clone()).collect(),
+        };
+        if let Some(firewalls) = self.firewalls.look(ways) {
+            self.pending.drift.insert(Component::Openings);
+            self.pending.firewalls = Some(firewalls);
+        }
+    }
+
     fn audit(&mut self) {
         if self.audited.elapsed() >= AUDIT {
             self.audited = Instant::now();
@@ -276,6 +309,11 @@ impl Watch {
             && let Some(KernelEvent::Underlay(back)) = self.send(KernelEvent::Underlay(underlay))
         {
             self.pending.underlay = Some(back);
+        }
+        if let Some(firewalls) = self.pending.firewalls.take()
+            && let Some(KernelEvent::Firewalls(back)) = self.send(KernelEvent::Firewalls(firewalls))
+        {
+            self.pending.firewalls = Some(back);
         }
         while let Some(component) = self.pending.drift.pop_first() {
             if self.send(KernelEvent::Drift(component)).is_some() {

@@ -21,6 +21,7 @@
 mod address;
 mod dataplane;
 mod events;
+mod foreign;
 mod link;
 mod netlink;
 mod nft;
@@ -35,10 +36,9 @@ mod wireguard;
 
 pub use crate::{
     address::{AddressError, AddressTarget},
-    dataplane::{
-        Component, Config, Dataplane, OpenError, Owned, RemovalError, Report,
-    },
+    dataplane::{Component, Config, Dataplane, OpenError, Owned, RemovalError, Report},
     events::{KernelEvent, WatchError},
+    foreign::{OpeningError, OpeningTarget},
     nft::{ChainRow, Counter, NftError, NftKey, NftRow, NftTarget, Ownership},
     pod::{InsideError, PodError, PodTarget},
     reconciler::{Outcome, Reconciler},

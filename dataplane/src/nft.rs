@@ -14,13 +14,13 @@
 //! that contains it or is contained in it (the kernel allows no overlap).
 
 mod builder;
-mod code;
+pub(crate) mod code;
 mod element;
 mod expression;
 mod removal;
 mod ruleset;
-mod transaction;
-mod userdata;
+pub(crate) mod transaction;
+pub(crate) mod userdata;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -167,7 +167,9 @@ fn parse(text: &str, path: &Path) -> Result<PrivateKey, VaultError> {
         path: path.to_owned(),
     };
     let (first, rest) = text.split_once('\n').ok_or_else(malformed)?;
-    let version = first.strip_prefix(WORD).and_then(|end| end.strip_prefix(' '));
+    let version = first
+        .strip_prefix(WORD)
+        .and_then(|end| end.strip_prefix(' '));
     let found: u32 = version
         .and_then(|version| version.parse().ok())
         .ok_or_else(malformed)?;
@@ -284,7 +286,10 @@ mod tests {
             panic!("a key of an unknown form was used")
         };
 
-        assert!(matches!(error, VaultError::Version { found: 2, .. }), "{error}");
+        assert!(
+            matches!(error, VaultError::Version { found: 2, .. }),
+            "{error}"
+        );
         assert!(fs::read_to_string(&path).unwrap().ends_with("who knows\n"));
     }
 

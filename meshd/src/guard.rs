@@ -97,10 +97,12 @@ impl LastGood {
         stored::read(&file(state), VERSION, REMEDY)
     }
 
-    /// Returns the networks that have no way but the tunnel.
+    /// Returns the networks that nobody reaches but through the tunnel. Members' own addresses are none:
+    /// the way to them, and to the server, stays.
     fn networks(&self) -> Networks {
         let closed = |(key, route): &(RouteKey, Route)| {
-            (route.via == RouteVia::Unreachable).then_some(key.destination)
+            let is_closed = route.via == RouteVia::Unreachable && key.table == TUNNEL_TABLE;
+            is_closed.then_some(key.destination)
         };
 
         Networks(self.routes.iter().filter_map(closed).collect())
@@ -279,6 +281,8 @@ fn pairs<K: Ord + Clone, V: Clone + PartialEq>(table: &Table<K, V>) -> Vec<(K, V
 
 #[cfg(test)]
 mod tests {
+    use model::constant::SOURCE_TABLE;
+
     use super::*;
 
     #[test]
@@ -287,12 +291,38 @@ mod tests {
         let pools: BTreeSet<IpNet> = ["10.65.0.0/16", "fd00:65::/112"]
             .map(|net| net.parse().unwrap())
             .into();
-        let last = LastGood::of(&closed(&pools));
+        let mut plan = closed(&pools);
+        let member = RouteKey {
+            table: SOURCE_TABLE,
+            destination: "192.0.2.2/32".parse().unwrap(),
+            metric: 1024,
+        };
+        let route = Route {
+            via: RouteVia::Unreachable,
+            source: None,
+            mtu: None,
+            protocol: ROUTE_PROTOCOL,
+        };
+        plan.routes.set(member, route);
+        let last = LastGood::of(&plan);
 
         last.save(folder.path()).unwrap();
 
         assert_eq!(LastGood::load(folder.path()).unwrap(), Some(last));
         assert_eq!(Networks::load(folder.path()).unwrap(), Networks(pools));
+    }
+
+    #[test]
+    fn a_boot_restores_what_closes_and_deletes_nothing() {
+        let pools = BTreeSet::from(["10.65.0.0/16".parse().unwrap()]);
+        let wanted = closed(&pools);
+
+        let plan = LastGood::of(&wanted).plan();
+
+        assert_eq!(plan.nft_chains.rows(), wanted.nft_chains.rows());
+        assert_eq!(plan.routes.rows(), wanted.routes.rows());
+        assert_eq!(plan.rules.rows(), wanted.rules.rows());
+        assert!(!plan.in_sync);
     }
 
     #[test]
@@ -321,7 +351,7 @@ mod tests {
             .values()
             .filter_map(|chain| chain.hook.clone());
         let drops = |hook: Hook| hook.point == HookPoint::Forward && hook.policy == Policy::Drop;
-        assert!(hooks.map(drops).any(|drops| drops));
+        assert!({ hooks }.any(drops));
         assert!(
             plan.routes
                 .rows()

@@ -20,8 +20,6 @@ pub struct Firewalls {
 pub enum ExtensionPoint {
     /// Docker's chain `DOCKER-USER` in the table `filter` of this family.
     DockerUser(Family),
-    /// firewalld's zones, through its D-Bus interface.
-    Firewalld,
 }
 
 /// A drop on the way of our packets.
@@ -57,12 +55,6 @@ pub enum Course {
 pub enum Opening {
     /// Packets forwarded from and to pods pass the chain `DOCKER-USER` of this family.
     DockerUser(Family),
-    /// Pods' interfaces are in firewalld's zone `trusted`.
-    FirewalldPods,
-    /// A tunnel device is in firewalld's zone `trusted`.
-    FirewalldDevice(crate::InterfaceName),
-    /// The UDP port is open in firewalld's default zone and in those of the machine's interfaces.
-    FirewalldPort(u16),
 }
 
 impl Course {
@@ -114,9 +106,6 @@ impl fmt::Display for Opening {
             Self::DockerUser(family) => {
                 write!(f, "rules for pods in DOCKER-USER ({})", words(*family))
             },
-            Self::FirewalldPods => f.write_str("pods' interfaces in firewalld's zone trusted"),
-            Self::FirewalldDevice(device) => write!(f, "{device} in firewalld's zone trusted"),
-            Self::FirewalldPort(port) => write!(f, "UDP port {port} in firewalld's zones"),
         }
     }
 }

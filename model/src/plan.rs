@@ -47,8 +47,8 @@ pub struct Plan {
     pub routes: Table<RouteKey, Route>,
     /// Policy routing rules.
     pub rules: Table<RuleKey, ()>,
-    /// Rules in other firewalls' extension points.
-    pub openings: Table<Opening, ()>,
+    /// Rules in other firewalls' extension points; each row is true.
+    pub openings: Table<Opening, bool>,
 }
 
 /// A WireGuard device. Its private key is the keyring's; the row names the public half.

@@ -550,7 +550,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let open = |past| CertificateAuthority::open(directory.path(), past, Timestamp::now());
 
-        assert!(matches!(open(Past::Signed), Err(CertificateError::Gone { .. })));
+        assert!(matches!(
+            open(Past::Signed),
+            Err(CertificateError::Gone { .. })
+        ));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
@@ -563,7 +566,10 @@ mod tests {
         let before = key();
         fs::remove_file(directory.path().join("ca.crt")).unwrap();
 
-        assert!(matches!(open(Past::Signed), Err(CertificateError::Half { .. })));
+        assert!(matches!(
+            open(Past::Signed),
+            Err(CertificateError::Half { .. })
+        ));
         open(Past::Blank).unwrap();
 
         assert_eq!(key(), before);
@@ -582,7 +588,10 @@ mod tests {
                 let Err(error) = open() else {
                     panic!("a damaged CA was used")
                 };
-                assert!(error.to_string().contains(&*file.to_string_lossy()), "{error}");
+                assert!(
+                    error.to_string().contains(&*file.to_string_lossy()),
+                    "{error}"
+                );
                 assert_eq!(fs::read(&file).unwrap(), text);
             }
             fs::write(&file, whole).unwrap();

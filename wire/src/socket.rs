@@ -29,8 +29,11 @@ pub(crate) const LONGEST_BATCH: usize = 65_507;
 /// Most datagrams in one `UDP_SEGMENT` call (`UDP_MAX_SEGMENTS` before Linux 6.10).
 pub(crate) const LARGEST_BATCH: usize = 64;
 
-/// What each socket may hold in either direction, in bytes: some milliseconds at 10 Gb/s.
+/// What each socket may hold to be sent, in bytes: some milliseconds at 10 Gb/s.
 const BUFFER: usize = 4 << 20;
+/// What each may hold that was received, which the kernel doubles: all who can reach the port share it with the peers, so
+/// it outlasts a third of a second of 50,000 full datagrams a second while no CPU has time for us.
+const RECEIVE_BUFFER: usize = 16 << 20;
 /// How long a full socket may hold up the sender before the batch is dropped.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often a free port of both families is looked for when any will do.
@@ -389,8 +392,8 @@ fn set_family_options(fd: &OwnedFd, v4: bool) -> Result<(), Errno> {
 
 /// Beyond the administrator's limits where we may, up to them where not.
 fn set_buffers(fd: &OwnedFd) -> Result<(), Errno> {
-    sockopt::set_socket_recv_buffer_size_force(fd, BUFFER)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, BUFFER))?;
+    sockopt::set_socket_recv_buffer_size_force(fd, RECEIVE_BUFFER)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(fd, RECEIVE_BUFFER))?;
     sockopt::set_socket_send_buffer_size_force(fd, BUFFER)
         .or_else(|_| sockopt::set_socket_send_buffer_size(fd, BUFFER))?;
     sockopt::set_socket_timeout(fd, Timeout::Send, Some(PATIENCE))

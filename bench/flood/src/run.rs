@@ -16,7 +16,7 @@ const POOL: usize = 4096;
 /// How often a second a batch leaves.
 const BEATS: u32 = 1000;
 /// A batch is at most so many times smaller than what one second sends.
-const CATCH_UP: f64 = 50.0;
+const CATCH_UP: f64 = 10.0;
 const IP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
@@ -105,7 +105,7 @@ pub fn run(plan: &Plan, mut go_on: impl FnMut() -> bool) -> Result<Sent, FloodEr
     while go_on() {
         let now = Instant::now();
         owed += (now - last).as_secs_f64() * f64::from(plan.rate);
-        // What was missed is not made up for: a machine without time to spare gets fewer, not a burst.
+        // What was missed for longer is not made up for: a machine without time to spare gets fewer.
         owed = owed.min(f64::from(plan.rate) / CATCH_UP);
         last = now;
         let mut left = owed as usize;

@@ -14,7 +14,8 @@ use crate::hub::{Carrier, Hub, key, peer};
 const CHANGES: u32 = 100;
 
 /// The heads of the columns.
-pub(crate) const HEADER: &str = "peers  program ms  change µs p50/p99   netlink B/change  look ms  agent MiB  tunnel MiB";
+pub(crate) const HEADER: &str =
+    "peers  program ms  change µs p50/p99   netlink B/change  look ms  agent MiB  tunnel MiB";
 
 /// What so many peers cost.
 pub(crate) struct Cost {

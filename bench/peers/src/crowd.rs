@@ -1,7 +1,7 @@
 //! A thousand peers that answer handshakes, each a boringtun with a socket of its own.
 
 use std::{
-    net::{Ipv4Addr, UdpSocket},
+    net::UdpSocket,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,7 @@ use boringtun::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::hub::{FIRST_PORT, own_key, secret};
+use crate::hub::{PORT, address, own_key, secret};
 
 /// How often the crowd looks whether it shall go home.
 const LOOK: Timespec = Timespec {
@@ -39,7 +39,7 @@ struct Member {
 }
 
 impl Crowd {
-    /// Gathers so many, at their ports of this machine.
+    /// Gathers so many, each at its address of this machine.
     pub(crate) fn gather(count: u32) -> anyhow::Result<Self> {
         let hub = x25519::PublicKey::from(*own_key()?.as_bytes());
         let members = (0..count).map(|index| Member::new(index, hub));
@@ -72,9 +72,8 @@ impl Crowd {
 
 impl Member {
     fn new(index: u32, hub: x25519::PublicKey) -> anyhow::Result<Self> {
-        let port = FIRST_PORT + u16::try_from(index)?;
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, port))
-            .with_context(|| format!("port {port}; is `ulimit -n` high enough?"))?;
+        let socket = UdpSocket::bind((address(index), PORT))
+            .with_context(|| format!("socket {index}; is `ulimit -n` high enough?"))?;
         socket.set_nonblocking(true)?;
         let key = x25519::StaticSecret::from(secret(index));
 

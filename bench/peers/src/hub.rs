@@ -1,6 +1,9 @@
 //! The node under test: one device, and as many peers as are asked for.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use anyhow::{Context, bail};
 use dataplane::{
@@ -18,8 +21,8 @@ use zeroize::Zeroizing;
 /// Blocks of each peer.
 pub(crate) const BLOCKS: u32 = 10;
 
-/// Where the first peer is; each has a port of its own.
-pub(crate) const FIRST_PORT: u16 = 20000;
+/// The port of each peer; the address is its own, since what comes from one source is limited.
+pub(crate) const PORT: u16 = 51821;
 
 /// The node's own private key.
 const SECRET: [u8; 32] = [77; 32];
@@ -107,10 +110,7 @@ fn implementations(carrier: &Carrier) -> anyhow::Result<(Implementations, Netlin
     let traffic = kernel.traffic();
     let userspace = Userspace::new(socket, "/var/run/wireguard".into());
 
-    Ok((
-        Implementations::new(kernel, userspace, preference),
-        traffic,
-    ))
+    Ok((Implementations::new(kernel, userspace, preference), traffic))
 }
 
 pub(crate) fn device() -> anyhow::Result<InterfaceName> {
@@ -123,23 +123,28 @@ pub(crate) fn key(index: u32) -> anyhow::Result<(InterfaceName, PublicKey)> {
 
 /// Returns a peer with its blocks, somewhere on this machine.
 pub(crate) fn peer(index: u32) -> anyhow::Result<Peer> {
-    let port = u32::from(FIRST_PORT) + index;
     let blocks = (0..BLOCKS).map(|block| {
         let first = 0x0a00_0000 + (index * BLOCKS + block) * 64;
         IpNet::new(Ipv4Addr::from(first).into(), 26)
     });
 
     Ok(Peer {
-        endpoint: format!("127.0.0.1:{port}").parse()?,
+        endpoint: SocketAddr::new(address(index).into(), PORT),
         keepalive: 0,
         allowed_ips: blocks.collect::<Result<_, _>>()?,
     })
 }
 
+/// Returns where a peer is: at an address of this machine.
+pub(crate) fn address(index: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x7f01_0001 + index)
+}
+
 /// Returns the private key of a peer.
 pub(crate) fn secret(index: u32) -> [u8; 32] {
     let mut bytes = [7; 32];
-    bytes[..4].copy_from_slice(&index.to_le_bytes());
+    // Not in the first byte, whose low bits no X25519 key has.
+    bytes[8..12].copy_from_slice(&index.to_le_bytes());
 
     bytes
 }

@@ -121,7 +121,11 @@ impl fmt::Display for Storm {
         };
         let [half, all, cpu] = [self.half, self.all, self.cpu].map(|time| time.as_secs_f64());
 
-        write!(f, "{reason:8}  {:5}  {half:6.2}  {all:6.2}  {cpu:5.2}", self.peers)
+        write!(
+            f,
+            "{reason:8}  {:5}  {half:6.2}  {all:6.2}  {cpu:5.2}",
+            self.peers
+        )
     }
 }
 

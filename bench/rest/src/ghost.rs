@@ -13,8 +13,8 @@ use model::{
 /// The first of the ghosts' addresses; the real hosts have the first few of the network.
 const FIRST: u32 = u32::from_be_bytes([100, 64, 16, 0]);
 
-/// The first of their blocks: the real node claims another one.
-const BLOCK: u32 = u32::from_be_bytes([10, 65, 0, 0]);
+/// The first of their blocks, in a pool of their own.
+const BLOCK: u32 = u32::from_be_bytes([10, 66, 0, 0]);
 
 /// A member that is only written about.
 #[derive(Clone, Copy, Debug)]

@@ -50,12 +50,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = env::args().skip(1);
-    let nodes = arguments.next().map_or(Ok(NODES), |text| text.parse())?;
+    let sizes = match arguments.next() {
+        Some(text) => vec![text.parse()?],
+        None => vec![1, NODES],
+    };
     let seconds = arguments.next().map_or(Ok(SECONDS), |text| text.parse())?;
     let span = Duration::from_secs(seconds);
 
     println!("nodes  rest of         program    CPU %  wake-ups/s  RSS MiB");
-    for nodes in [1, nodes] {
+    for nodes in sizes {
         let lab = mesh();
         let node = lab.node("n1");
         fill(&lab, nodes)?;
@@ -77,11 +80,19 @@ fn mesh() -> Lab {
         "metadata": {"name": "default"}, "spec": {"wireguardEnabled": true},
     });
 
+    // The real member claims no block in the ghosts' pool.
+    let ghosts = serde_json::json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "IPPool",
+        "metadata": {"name": "ghosts"},
+        "spec": {"cidr": "10.66.0.0/16", "nodeSelector": "has(ghost)"},
+    });
+
     Topology::new()
         .network("lan", &["100.64.0.0/16"])
         .server(&["lan"])
         .pool("10.65.0.0/16")
         .resource(felix)
+        .resource(ghosts)
         .node("n1", &["lan"])
         .pod("default/a")
         .up()
@@ -102,7 +113,7 @@ fn apply(lab: &Lab, objects: &[Object]) -> anyhow::Result<()> {
     }
     let texts = objects.iter().map(serde_json::to_string);
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
-    lab.apply(&texts.join("\n---\n"));
+    lab.apply(&texts.join("\n"));
 
     Ok(())
 }

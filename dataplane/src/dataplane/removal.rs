@@ -60,6 +60,9 @@ impl Dataplane {
             let (family, priority, table) = (key.family, key.priority, key.table);
             format!("{family:?}, priority {priority}, to table {table}")
         })?);
+        owned.extend(look(Component::Openings, &mut self.openings, |key, _| {
+            format!("{key:?}")
+        })?);
 
         Ok(owned)
     }

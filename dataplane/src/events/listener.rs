@@ -56,6 +56,8 @@ pub(super) struct Heard {
     pub(super) drift: BTreeSet<Component>,
     /// Links or addresses changed.
     pub(super) links: bool,
+    /// A table that is not ours changed.
+    pub(super) rules_of_others: bool,
 }
 
 impl Listener {
@@ -114,8 +116,12 @@ impl Listener {
                 self.relearn(&mut heard);
                 continue;
             };
-            if messages(&datagram).any(|message| self.is_foreign_edit(&message)) {
-                heard.drift.insert(Component::Nft);
+            for message in messages(&datagram).filter(|message| self.is_edit_of_others(message)) {
+                match table(&message) {
+                    Some(NFT_TABLE) => drop(heard.drift.insert(Component::Nft)),
+                    Some(_) => heard.rules_of_others = true,
+                    None => {}
+                }
             }
         }
 
@@ -227,19 +233,11 @@ impl Listener {
         })
     }
 
-    fn is_foreign_edit(&self, message: &Received<'_>) -> bool {
-        /// Bytes of `struct nfgenmsg`; the first attribute of every object's message names its table.
-        const HEADER: usize = 4;
-        const TABLE: u16 = 1;
+    fn is_edit_of_others(&self, message: &Received<'_>) -> bool {
         /// `NFT_MSG_NEWGEN`: a transaction is over; its first attribute is a number.
         const NEW_GENERATION: u16 = 10 << 8 | 15;
 
-        if self.own_ports.contains(&message.port) || message.kind == NEW_GENERATION {
-            return false;
-        }
-        let attributes = Attributes::new(message.payload.get(HEADER..).unwrap_or_default());
-
-        attributes.find(TABLE).and_then(text) == Some(NFT_TABLE)
+        !self.own_ports.contains(&message.port) && message.kind != NEW_GENERATION
     }
 
     /// Reads the machine's links and addresses.
@@ -266,6 +264,17 @@ impl Listener {
 
         Ok(found.into_values().collect())
     }
+}
+
+/// Returns the table that an nftables message is about.
+fn table<'a>(message: &Received<'a>) -> Option<&'a str> {
+    /// Bytes of `struct nfgenmsg`; the first attribute of every object's message names its table.
+    const HEADER: usize = 4;
+    const TABLE: u16 = 1;
+
+    Attributes::new(message.payload.get(HEADER..)?)
+        .find(TABLE)
+        .and_then(text)
 }
 
 /// Returns whether a workload interface lost what was made of it. Its way to being up loses nothing,

@@ -36,7 +36,7 @@ const FRAME: [u8; 4] = [0, 0, 0, 10];
 
 /// Messages to be committed together, each with the words for what it does.
 #[derive(Default)]
-pub(super) struct Transaction {
+pub(crate) struct Transaction {
     messages: Vec<Message>,
     steps: Vec<String>,
     next_set_id: u32,
@@ -44,7 +44,7 @@ pub(super) struct Transaction {
 
 /// Why a transaction did not happen.
 #[derive(Debug)]
-pub(super) enum CommitError {
+pub(crate) enum CommitError {
     /// Nothing is known.
     Netlink(NetlinkError),
     /// The kernel refused: the first refused step, and why.
@@ -52,12 +52,12 @@ pub(super) enum CommitError {
 }
 
 impl Transaction {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
     /// Commits; the kernel answers before this returns.
-    pub(super) fn commit(self, socket: &mut Socket) -> Result<(), CommitError> {
+    pub(crate) fn commit(self, socket: &mut Socket) -> Result<(), CommitError> {
         let mut messages = vec![Message::new(BATCH_BEGIN, 0, &FRAME)];
         let count = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
         messages.extend(self.messages);
@@ -236,14 +236,15 @@ impl Transaction {
         }
     }
 
-    fn push(&mut self, message: Message, step: String) {
+    /// Adds a message, and the words for what it does.
+    pub(crate) fn push(&mut self, message: Message, step: String) {
         self.messages.push(message);
         self.steps.push(step);
     }
 }
 
 /// Returns the checksum by which a rule is known again: of what is sent, comment included.
-pub(super) fn rule_tag(table: NftFamily, rule: &Rule) -> u64 {
+pub(crate) fn rule_tag(table: NftFamily, rule: &Rule) -> u64 {
     let mut message = Message::new(0, 0, &header(0));
     put_expressions(&mut message, table, rule);
 
@@ -262,7 +263,7 @@ pub(super) fn devices(hook: &Hook) -> std::slice::Iter<'_, InterfaceName> {
     }
 }
 
-fn put_expressions(message: &mut Message, table: NftFamily, rule: &Rule) {
+pub(crate) fn put_expressions(message: &mut Message, table: NftFamily, rule: &Rule) {
     message.nest(RULE_EXPRESSIONS, |list| {
         expression::put_rule(list, table, rule)
     });

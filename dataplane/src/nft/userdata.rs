@@ -14,7 +14,7 @@ const TAG: u8 = 0x6d;
 const COMMENT_MAX: usize = 128;
 
 /// Writes a comment, cut where it is too long, and a tag.
-pub(super) fn encode(comment: &str, tag: u64) -> Vec<u8> {
+pub(crate) fn encode(comment: &str, tag: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut end = comment.len().min(COMMENT_MAX - 1);
     while !comment.is_char_boundary(end) {
@@ -45,7 +45,7 @@ pub(super) fn byte_order(is_host_order: bool) -> [u8; 6] {
 }
 
 /// Reads the tag.
-pub(super) fn tag(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn tag(bytes: &[u8]) -> Option<u64> {
     find(bytes, TAG)?.try_into().ok().map(u64::from_be_bytes)
 }
 

@@ -156,7 +156,8 @@ impl Belief {
         let Some(held) = self.peers.remove(key) else {
             return;
         };
-        self.fingerprint.take(&(key.as_bytes(), held.peer.keepalive));
+        self.fingerprint
+            .take(&(key.as_bytes(), held.peer.keepalive));
         for net in &held.peer.allowed_ips {
             self.fingerprint.take(&(key.as_bytes(), *net));
             if self.owners.get(net) == Some(key) {
@@ -189,7 +190,9 @@ mod tests {
     fn what_is_believed_is_what_a_device_says_after_the_same_changes() {
         let mut random = 7u64;
         let mut draw = |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (random >> 33) % below
         };
         let (mut belief, mut device) = (Belief::default(), Device::default());
@@ -247,7 +250,9 @@ mod tests {
     impl Device {
         fn set(&mut self, key: PublicKey, peer: Peer) {
             for other in self.0.values_mut() {
-                other.allowed_ips.retain(|net| !peer.allowed_ips.contains(net));
+                other
+                    .allowed_ips
+                    .retain(|net| !peer.allowed_ips.contains(net));
             }
             self.0.insert(key, peer);
         }

@@ -225,8 +225,14 @@ mod tests {
 
     #[test]
     fn a_new_device_is_the_kernels_where_it_has_wireguard() {
-        assert_eq!(choose(Choice::Auto, true, None), kernel(Chosen::KernelHasIt));
-        assert_eq!(choose(Choice::Auto, false, None), meshwire(Chosen::KernelLacksIt));
+        assert_eq!(
+            choose(Choice::Auto, true, None),
+            kernel(Chosen::KernelHasIt)
+        );
+        assert_eq!(
+            choose(Choice::Auto, false, None),
+            meshwire(Chosen::KernelLacksIt)
+        );
     }
 
     #[test]
@@ -234,10 +240,22 @@ mod tests {
         let [in_kernel, in_userspace] =
             [Implementation::Kernel, Implementation::Meshwire].map(Some);
 
-        assert_eq!(choose(Choice::Auto, true, in_kernel), kernel(Chosen::KernelHasIt));
-        assert_eq!(choose(Choice::Auto, true, in_userspace), meshwire(Chosen::Adopted));
-        assert_eq!(choose(Choice::Kernel, true, in_userspace), kernel(Chosen::Forced));
-        assert_eq!(choose(Choice::Userspace, true, in_kernel), meshwire(Chosen::Forced));
+        assert_eq!(
+            choose(Choice::Auto, true, in_kernel),
+            kernel(Chosen::KernelHasIt)
+        );
+        assert_eq!(
+            choose(Choice::Auto, true, in_userspace),
+            meshwire(Chosen::Adopted)
+        );
+        assert_eq!(
+            choose(Choice::Kernel, true, in_userspace),
+            kernel(Chosen::Forced)
+        );
+        assert_eq!(
+            choose(Choice::Userspace, true, in_kernel),
+            meshwire(Chosen::Forced)
+        );
     }
 
     #[test]

@@ -228,12 +228,7 @@ impl TunnelTarget {
         Ok(differs.then_some(configuration))
     }
 
-    fn bring_up(
-        &mut self,
-        name: &InterfaceName,
-        mtu: u32,
-        place: Place,
-    ) -> Result<(), SetError> {
+    fn bring_up(&mut self, name: &InterfaceName, mtu: u32, place: Place) -> Result<(), SetError> {
         let link = self
             .link(name)?
             .ok_or_else(|| SetError::Absent(format!("device {name} is gone")))?;
@@ -273,12 +268,14 @@ impl TunnelTarget {
     }
 
     fn read(&mut self, name: &InterfaceName) -> Result<Option<Status>, SetError> {
-        self.implementations.read(name).map_err(|error| match error {
-            BackendError::Away(reason) => SetError::Absent(reason),
-            BackendError::Refused(_) => {
-                SetError::Failed(TunnelError::Read(name.to_string(), error))
-            }
-        })
+        self.implementations
+            .read(name)
+            .map_err(|error| match error {
+                BackendError::Away(reason) => SetError::Absent(reason),
+                BackendError::Refused(_) => {
+                    SetError::Failed(TunnelError::Read(name.to_string(), error))
+                }
+            })
     }
 
     /// Returns a device as a row; what is not as any row would have it is zero.

@@ -112,7 +112,7 @@ fn refused(error: supervise::ClientError) -> BackendError {
     match error {
         supervise::ClientError::Refused(refusal) => {
             BackendError::Refused(format!("tunnel service: {}", refusal.message))
-        },
+        }
         supervise::ClientError::Connect(_)
         | supervise::ClientError::Exchange(_)
         | supervise::ClientError::HungUp

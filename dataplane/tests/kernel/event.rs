@@ -313,7 +313,7 @@ impl Agent {
                     drifted = true;
                 }
                 Ok(KernelEvent::Underlay(links)) => self.underlays.push(links),
-                Ok(KernelEvent::Handshake { .. }) => {}
+                Ok(KernelEvent::Handshake { .. } | KernelEvent::Firewalls(_)) => {}
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => panic!("the watching thread ended"),
             }

@@ -15,7 +15,9 @@ use std::{
 use dataplane::{Dataplane, KernelEvent, Ownership};
 use model::{
     Moment, Plan,
-    nft::{Chain, ChainKey, ChainKind, Hook, HookPoint, Match, NftFamily, Policy, Sense, Statement},
+    nft::{
+        Chain, ChainKey, ChainKind, Hook, HookPoint, Match, NftFamily, Policy, Sense, Statement,
+    },
 };
 
 use crate::{
@@ -38,7 +40,9 @@ fn a_hundred_foreign_flushes_let_nothing_out_of_owned_tables() {
     alone(|| {
         let measured = flush(Ownership::Exclusive);
         if !measured.is_owned {
-            tell("this kernel has no persistent owned tables: the other measurement is the one that counts here");
+            tell(
+                "this kernel has no persistent owned tables: the other measurement is the one that counts here",
+            );
             return;
         }
         assert_eq!(measured.passed, 0, "{measured:?}");
@@ -49,8 +53,13 @@ fn a_hundred_foreign_flushes_let_nothing_out_of_owned_tables() {
 fn what_a_hundred_foreign_flushes_let_out_of_shared_tables_is_counted() {
     alone(|| {
         let measured = flush(Ownership::Shared);
-        assert!(measured.passed > 0, "the probes prove nothing: {measured:?}");
-        let open = measured.lasted.mul_f64(measured.passed as f64 / measured.sent as f64);
+        assert!(
+            measured.passed > 0,
+            "the probes prove nothing: {measured:?}"
+        );
+        let open = measured
+            .lasted
+            .mul_f64(measured.passed as f64 / measured.sent as f64);
         tell(&format!(
             "{FLUSHES} flushes: {} of {} probes passed in {:?}: open for {:?} at a time",
             measured.passed,
@@ -169,7 +178,9 @@ impl Agent {
                     self.dataplane.distrust(component);
                     self.pass();
                 }
-                KernelEvent::Underlay(_) | KernelEvent::Handshake { .. } => {}
+                KernelEvent::Underlay(_)
+                | KernelEvent::Handshake { .. }
+                | KernelEvent::Firewalls(_) => {}
             }
         }
     }

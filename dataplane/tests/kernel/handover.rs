@@ -48,7 +48,10 @@ fn a_kernel_without_wireguard_is_named_where_it_is_asked_for() {
             "this kernel has no WireGuard, and MeshConfiguration asks for it"
         );
         assert_eq!(tunnels.backends(), BTreeMap::new());
-        assert!(!ip("link").contains("wg.cali"), "and nothing else takes its place");
+        assert!(
+            !ip("link").contains("wg.cali"),
+            "and nothing else takes its place"
+        );
     });
 }
 
@@ -128,7 +131,9 @@ fn one_pass_hands_a_device_over_with_all_that_stands_on_it_and_connections_go_on
             let filter = "/proc/sys/net/ipv4/conf/wg.cali/rp_filter";
             assert_eq!(std::fs::read_to_string(filter).unwrap(), "2\n");
             let answered = stream.echo();
-            tell(&format!("to {backend:?}: pass {took:?}, an answer {answered:?} later"));
+            tell(&format!(
+                "to {backend:?}: pass {took:?}, an answer {answered:?} later"
+            ));
         }
     });
 }
@@ -149,7 +154,9 @@ fn a_device_is_kept_while_its_next_carrier_is_not_there() {
 
         assert_eq!(report.failures, [].into());
         assert!(
-            report.incomplete[0].reason.contains("stays with kernel: meshwire is not there"),
+            report.incomplete[0]
+                .reason
+                .contains("stays with kernel: meshwire is not there"),
             "{report:?}"
         );
         assert_eq!(ip("-o link show wg.cali"), before);
@@ -174,7 +181,10 @@ fn other_peoples_devices_are_not_ours_to_end() {
             in_sync: true,
             ..Plan::default()
         };
-        assert_eq!(dataplane(Some(&service)).apply(&mut gone, at(0)).troubles(), [].into());
+        assert_eq!(
+            dataplane(Some(&service)).apply(&mut gone, at(0)).troubles(),
+            [].into()
+        );
 
         assert!(!ip("link").contains("wg.cali"));
         assert_eq!(foreign(), before);
@@ -239,7 +249,9 @@ fn one_peers_change_costs_the_same_bytes_however_many_peers_there_are() {
         };
 
         let costs = [10, 100, 1000, 5000].map(cost);
-        tell(&format!("bytes [sent, received] to take and to give one allowed IP: {costs:?}"));
+        tell(&format!(
+            "bytes [sent, received] to take and to give one allowed IP: {costs:?}"
+        ));
         assert!(costs.iter().all(|each| *each == costs[0]), "{costs:?}");
         assert!(costs[0].iter().flatten().sum::<u64>() < 1024, "{costs:?}");
     });
@@ -270,10 +282,7 @@ fn a_device_that_was_down_begins_its_sessions_anew_without_a_packet() {
     });
 }
 
-fn pass(
-    peers: &mut Reconciler<PeerTarget>,
-    wanted: &mut Table<(InterfaceName, PublicKey), Peer>,
-) {
+fn pass(peers: &mut Reconciler<PeerTarget>, wanted: &mut Table<(InterfaceName, PublicKey), Peer>) {
     assert_eq!(peers.set(wanted, true, Moment::START), Outcome::Converged);
     assert_eq!(peers.unset(Moment::START), Outcome::Converged);
 }
@@ -290,10 +299,8 @@ struct Connection(TcpStream);
 
 fn connect(other: &Namespace) -> Connection {
     let listener = other.run(|| TcpListener::bind("10.0.10.1:7000").unwrap());
-    let stream = TcpStream::connect_timeout(
-        &"10.0.10.1:7000".parse().unwrap(),
-        Duration::from_secs(10),
-    );
+    let stream =
+        TcpStream::connect_timeout(&"10.0.10.1:7000".parse().unwrap(), Duration::from_secs(10));
     let stream = stream.expect("the far end is reached through the tunnel");
     let (mut answering, _) = listener.accept().unwrap();
     std::thread::spawn(move || {
@@ -308,7 +315,9 @@ impl Connection {
     /// Sends a byte and waits for the answer; returns how long that took.
     fn echo(&mut self) -> Duration {
         let started = Instant::now();
-        self.0.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        self.0
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         self.0.write_all(&[7]).unwrap();
         self.0.read_exact(&mut [0]).unwrap();
 
@@ -327,7 +336,10 @@ struct Watch {
 const MARKER: &str = "203.0.113.0/24";
 
 impl Watch {
-    #[expect(clippy::disallowed_methods, reason = "the kernel's own word, by another program")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the kernel's own word, by another program"
+    )]
     fn begin() -> Self {
         let mut monitor = Command::new("ip")
             .args(["monitor", "route"])

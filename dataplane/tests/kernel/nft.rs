@@ -262,7 +262,11 @@ fn a_new_device_is_added_to_both_chains_at_once() {
         apply(&mut target, &on(&["eth0", "eth1"]));
 
         let listed = nft("-a list table netdev meshd");
-        assert_eq!(listed.matches("devices = { eth0, eth1 }").count(), 2, "{listed}");
+        assert_eq!(
+            listed.matches("devices = { eth0, eth1 }").count(),
+            2,
+            "{listed}"
+        );
         let handles = |text: &str| text.matches("# handle").count();
         assert_eq!(handles(&before), handles(&listed), "nothing is made anew");
     });
@@ -423,7 +427,12 @@ fn ingress(devices: &[&str]) -> Row {
         policy: Policy::Accept,
     };
 
-    chain(NftFamily::Netdev, "guard_in", Some(hook), vec![plain(Statement::Accept)])
+    chain(
+        NftFamily::Netdev,
+        "guard_in",
+        Some(hook),
+        vec![plain(Statement::Accept)],
+    )
 }
 
 /// The same chain with one rule more behind the first.

@@ -318,7 +318,10 @@ fn a_new_peer_is_greeted_without_a_packet(which: Which) {
     eventually("the handshake", || {
         peers.statistics().unwrap()[0].last_handshake.is_some()
     });
-    assert_eq!(peers.observe().unwrap(), BTreeMap::from([(key(10), peer(10, 0))]));
+    assert_eq!(
+        peers.observe().unwrap(),
+        BTreeMap::from([(key(10), peer(10, 0))])
+    );
 }
 
 /// Two nodes with a session between them; the agent of one is restarted.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use model::{
     InterfaceName, Kind, NodeName, ObjectKey, PublicKey, Resource,
     event::{Link, LinkKind},
+    firewall::Firewalls,
     resource::{
         AddressClaim, FelixConfiguration, IpPool, IpamBlock, KeyClaim, MeshConfiguration, Node,
     },
@@ -32,6 +33,8 @@ pub(crate) struct Facts {
     /// Of the first and the second device.
     pub(crate) keys: Vec<PublicKey>,
     pub(crate) server_saw: Vec<IpAddr>,
+    /// Other programs' packet filters.
+    pub(crate) firewalls: Firewalls,
     pub(crate) handshakes: BTreeSet<(InterfaceName, PublicKey)>,
     /// Objects that cannot be read, and why.
     pub(crate) invalid: BTreeMap<ObjectKey, String>,
@@ -109,6 +112,7 @@ impl Facts {
             links: BTreeMap::new(),
             keys: Vec::new(),
             server_saw: Vec::new(),
+            firewalls: Firewalls::default(),
             handshakes: BTreeSet::new(),
             invalid: BTreeMap::new(),
             blocks_of: BTreeMap::new(),
@@ -223,6 +227,14 @@ impl Facts {
         self.links = links;
 
         all_if(changed)
+    }
+
+    /// Takes in what other programs' packet filters mean for us.
+    pub(crate) fn set_firewalls(&mut self, firewalls: Firewalls) -> Touched {
+        let changed = self.firewalls != firewalls;
+        self.firewalls = firewalls;
+
+        if changed { Touched::ourselves() } else { Touched::nothing() }
     }
 
     /// Remembers a handshake with whoever publishes the key.

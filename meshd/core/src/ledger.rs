@@ -127,7 +127,7 @@ impl Row {
             Self::Peer(key, peer) => write(&mut plan.peers, key, peer),
             Self::Route(key, route) => write(&mut plan.routes, key, route),
             Self::Rule(key) => write(&mut plan.rules, key, ()),
-            Self::Opening(opening) => write(&mut plan.openings, opening, ()),
+            Self::Opening(opening) => write(&mut plan.openings, opening, true),
         }
     }
 }

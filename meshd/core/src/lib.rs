@@ -20,6 +20,7 @@
 mod applied;
 mod config;
 mod fact;
+mod foreign;
 mod guard;
 mod ledger;
 mod machine;

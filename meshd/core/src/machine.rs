@@ -31,6 +31,7 @@ impl World {
         let mut rows = guard::always(&self.facts, &self.own);
         rows.extend(route::of_own_blocks(&self.own));
         rows.extend(self.forwarding());
+        rows.extend(self.openings());
         if self.posture.up {
             rows.extend(guard::barriers(&self.facts, &self.wish, &self.own));
             rows.extend(route::of_guard(&self.facts, &self.wish, &self.own));

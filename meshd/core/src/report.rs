@@ -340,6 +340,9 @@ fn conditions(world: &World) -> BTreeMap<String, String> {
             conditions.insert("DeviceMissing".into(), text);
         }
     }
+    if let Some(drops) = world.foreign_drops() {
+        conditions.insert("ForeignFirewall".into(), drops);
+    }
     let laggards = world
         .members
         .keys()

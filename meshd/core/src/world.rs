@@ -216,7 +216,7 @@ impl World {
                 Touched::nothing()
             }
             // Taken in by nobody yet.
-            Event::Firewalls(_) => Touched::nothing(),
+            Event::Firewalls(firewalls) => self.facts.set_firewalls(firewalls),
             Event::Tick => Touched::nothing(),
         }
     }

@@ -82,6 +82,13 @@ fn agent(registry: &Registry, status: &Status, peers: &[PeerStatus]) -> promethe
         "1 when the machine matches the plan.",
         converged,
     )?;
+    let incomplete = i64::try_from(status.incomplete.len()).unwrap_or(i64::MAX);
+    gauge(
+        registry,
+        "meshd_incomplete_rows",
+        "Rows of the plan that wait for what they stand on.",
+        incomplete,
+    )?;
     let connected = i64::from(status.store_connected);
     gauge(
         registry,

@@ -193,6 +193,7 @@ impl Shell {
                 self.client.addresses_changed();
                 self.tell(Event::Underlay(links))
             }
+            KernelEvent::Firewalls(firewalls) => self.tell(Event::Firewalls(firewalls)),
             KernelEvent::Handshake { device, peer } => self.tell(Event::Handshake { device, peer }),
             KernelEvent::Drift(component) => {
                 tracing::debug!(

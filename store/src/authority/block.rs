@@ -26,7 +26,6 @@ pub(super) fn check_block(
     match write {
         Write::Create(object) => {
             let block = own(node, object)?;
-            check_name(object, &IpamBlock::object_name(block.cidr))?;
             check_pool(view, node, block.cidr)?;
             check_overlap(view, &object.metadata.name, block.cidr)?;
             super::node::check_limit(view, Kind::IPAMBlock, node, BLOCKS_MAX)

@@ -137,6 +137,10 @@ async fn a_watcher_that_does_not_read_holds_nobody_up_and_misses_nothing() {
         slow.next().await.unwrap().unwrap(),
         crate::WatchEvent::Applied(expected[0].clone())
     );
+    // Nothing is left in the log: from here on it listens to the ring.
+    let silence = std::time::Duration::from_millis(500);
+    let nothing = tokio::time::timeout(silence, slow.next()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
     for number in 0..1000 {
         expected.push(
             session

@@ -108,7 +108,10 @@ impl Door {
             return refused(Code::Unimplemented);
         };
         let headers = request.headers_mut();
-        headers.insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        headers.insert(
+            "content-type",
+            http::HeaderValue::from_static("application/grpc"),
+        );
         headers.insert("te", http::HeaderValue::from_static("trailers"));
         request.extensions_mut().insert(peer);
         let service = Service::new(Arc::clone(&self.context));
@@ -131,7 +134,11 @@ impl Door {
 /// A gRPC frame: not compressed, its length, the message.
 fn frame(message: &[u8]) -> Bytes {
     let mut frame = vec![0];
-    frame.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend(
+        u32::try_from(message.len())
+            .unwrap_or(u32::MAX)
+            .to_be_bytes(),
+    );
     frame.extend(message);
 
     frame.into()

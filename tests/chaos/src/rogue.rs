@@ -6,6 +6,7 @@
 //! Whoever holds the grant that he puts in doubt notices nothing.
 
 use std::{
+    net::IpAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -23,11 +24,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Takes a node's key out of the store, in one of several ways.
 pub(crate) fn clear_key(lab: &Lab, node: &Node, variant: u32) {
     match variant % 4 {
+        _ if deletes_claim(variant) => delete_claim(lab, node),
         0 => write_record(lab, node, |record| record["tunnels"] = json!([])),
         1 => write_annotation(lab, node, "no record at all", ""),
-        2 => write_record(lab, node, |record| record["phase"] = json!("Off")),
-        _ => delete_claim(lab, node),
+        _ => write_record(lab, node, |record| record["phase"] = json!("Off")),
     }
+}
+
+/// Whether the grant itself goes in that way of clearing a key.
+pub(crate) fn deletes_claim(variant: u32) -> bool {
+    variant % 4 == 3
 }
 
 /// Writes another node's key into a node's record.
@@ -71,13 +77,14 @@ fn tamper(connection: &mut Connection, node: &Node) -> rusqlite::Result<()> {
     let text = object.to_string();
     let replace = "UPDATE object SET json = ?, revision = ? WHERE kind = 'Node' AND name = ?";
     transaction.execute(replace, params![text, revision, name])?;
-    let log = "INSERT INTO log (revision, kind, namespace, name, json) VALUES (?, 'Node', '', ?, ?)";
+    let log =
+        "INSERT INTO log (revision, kind, namespace, name, json) VALUES (?, 'Node', '', ?, ?)";
     transaction.execute(log, params![revision, name, text])?;
     transaction.commit()
 }
 
-/// Whether the store says again of every node what is true: a record that shows a tunnel, with a key that
-/// is granted to it.
+/// Waits until the store says of every node what is true: a record that shows its tunnel, with a key that
+/// is granted to it, and its addresses.
 ///
 /// # Errors
 /// The first node of which it does not.
@@ -86,7 +93,10 @@ pub(crate) fn await_truth(lab: &Lab, nodes: &[Node], deadline: Instant) -> Resul
         let lie = nodes.iter().find(|node| !is_true(lab, node));
         let Some(node) = lie else { return Ok(()) };
         if Instant::now() >= deadline {
-            return Err(format!("what the store says of {} is not true", node.name()));
+            return Err(format!(
+                "what the store says of {} is not true",
+                node.name()
+            ));
         }
         thread::park_timeout(LOOK);
     }
@@ -99,11 +109,14 @@ fn is_true(lab: &Lab, node: &Node) -> bool {
     // Where the tunnel is not back yet there is no key either.
     let own = node.run("sh", &["-c", "wg show wireguard.cali public-key || true"]);
     let is_granted = claims(lab, node).len() == 1;
+    let addresses = record["addresses"].to_string();
+    let has = |address: &IpAddr| addresses.contains(&format!("\"{address}\""));
     record["phase"] == "Enforced"
         && !key.is_empty()
         && key == own.trim()
         && object["status"]["wireguardPublicKey"] == key
         && is_granted
+        && node.addresses().iter().all(has)
 }
 
 /// Changes a node's record and keeps the rest of it.

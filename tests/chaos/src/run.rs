@@ -10,9 +10,7 @@ use lab::Node;
 use netns::{Mesh, await_settled, await_summary};
 
 use crate::{
-    Fault, Schedule, Traffic, Wave, await_whole, rogue,
-    schedule::Kind,
-    strike::Hand,
+    Fault, Schedule, Traffic, Wave, await_whole, rogue, schedule::Kind, strike::Hand,
     whole::topology,
 };
 
@@ -125,7 +123,8 @@ impl Run {
         for (at, is_strike, fault) in steps {
             wait_until(start + at);
             let word = if is_strike { "+" } else { "-" };
-            self.log.say(&format!("  {:?} {word} {fault}", start.elapsed()));
+            self.log
+                .say(&format!("  {:?} {word} {fault}", start.elapsed()));
             if is_strike {
                 hand.strike(fault);
             } else {
@@ -140,7 +139,10 @@ impl Run {
             ended - start,
             start.elapsed()
         ));
-        assert!(tried.iter().all(|tried| *tried > 0), "a host process was silent");
+        assert!(
+            tried.iter().all(|tried| *tried > 0),
+            "a host process was silent"
+        );
         ended
     }
 
@@ -152,18 +154,28 @@ impl Run {
         }
         let [untouched, others] = self.traffic.broken(&touched);
         if !untouched.is_empty() {
-            self.fail(&format!("broken, though untouched: {}", untouched.join("\n")));
+            self.fail(&format!(
+                "broken, though untouched: {}",
+                untouched.join("\n")
+            ));
         }
         if !others.is_empty() {
             self.fail(&format!("broken: {}", others.join("\n")));
         }
         let gap = self.traffic.longest_untouched_gap(&touched);
-        self.log.say(&format!("  longest gap of the untouched: {gap:?}"));
+        self.log
+            .say(&format!("  longest gap of the untouched: {gap:?}"));
         self.mesh.assert_no_plaintext();
         for node in &self.nodes {
             await_summary(node, "Enforced", PATIENCE);
             await_settled(node, PATIENCE);
         }
+        // An address is a member's once it is granted and everybody knows; until then it is anybody's.
+        let deadline = Instant::now() + PATIENCE;
+        if let Err(why) = rogue::await_truth(&self.mesh, &self.nodes, deadline) {
+            self.fail(&why);
+        }
+        self.mesh.wait();
         self.traffic.restore(&self.nodes);
     }
 
@@ -184,7 +196,11 @@ impl Run {
             line.expect("writing to a string does not fail");
         }
         for kind in Kind::ALL {
-            let times = self.faults.iter().filter(|fault| fault.kind == kind).count();
+            let times = self
+                .faults
+                .iter()
+                .filter(|fault| fault.kind == kind)
+                .count();
             writeln!(text, "{times} × {kind:?}").expect("writing to a string does not fail");
         }
         text
@@ -196,14 +212,19 @@ impl Run {
         let last: Vec<String> = last.map(Fault::to_string).collect();
         let mut state = String::new();
         for node in &self.nodes {
-            let status = node.try_ask("/v1/status").map_err(|error| error.to_string());
+            let status = node
+                .try_ask("/v1/status")
+                .map_err(|error| error.to_string());
             let peers = node.try_ask("/v1/peers").map_err(|error| error.to_string());
             let line = writeln!(state, "{}: {status:?}\n  {peers:?}", node.name());
             line.expect("writing to a string does not fail");
         }
         self.log.say(&format!("failed: {why}\n{state}"));
         let (first, log) = (self.log.first.clone(), self.log.file.display());
-        panic!("{why}\n{first}\nlast faults:\n{}\nlog: {log}\n{state}", last.join("\n"));
+        panic!(
+            "{why}\n{first}\nlast faults:\n{}\nlog: {log}\n{state}",
+            last.join("\n")
+        );
     }
 }
 
@@ -235,7 +256,10 @@ impl Log {
         }
     }
 
-    #[expect(clippy::print_stdout, reason = "the test harness shows it with a failure")]
+    #[expect(
+        clippy::print_stdout,
+        reason = "the test harness shows it with a failure"
+    )]
     fn say(&mut self, line: &str) {
         println!("{line}");
         if self.first.is_empty() {

@@ -7,6 +7,8 @@ use rand_chacha::{
     rand_core::{RngCore, SeedableRng},
 };
 
+use crate::rogue;
+
 /// How many faults a wave holds, and one in which the server is away for long.
 const WAVE: usize = 5;
 const LONG_WAVE: usize = 9;
@@ -16,6 +18,9 @@ const TOUCHED: usize = 3;
 
 /// The faults of a wave begin within this time.
 const BEGIN_MS: u64 = 1500;
+
+/// Every such wave is one in which no handshake packet is lost.
+const CALM: usize = 3;
 
 /// How long the server is away in a long wave.
 const LONG: Duration = Duration::from_secs(30);
@@ -86,7 +91,7 @@ impl Kind {
 
     /// Whether handshake packets may be lost by it, which are sent again only after five seconds
     /// (§6.1 of the WireGuard paper: `REKEY_TIMEOUT`).
-    pub fn loses_packets(self) -> bool {
+    fn loses_packets(self) -> bool {
         match self {
             Self::LinkFlap
             | Self::Partition
@@ -163,6 +168,14 @@ impl Fault {
         touched
     }
 
+    /// Whether handshake packets may be lost by it: also where a node must make its device anew, because
+    /// its grant was taken away.
+    pub fn loses_packets(&self) -> bool {
+        let loses_grant = self.kind == Kind::KeyCleared && rogue::deletes_claim(self.variant);
+
+        self.kind.loses_packets() || loses_grant
+    }
+
     /// Whether the store says for a while what is not true.
     pub fn lies(&self) -> bool {
         match self.kind {
@@ -212,7 +225,7 @@ impl Wave {
 
     /// Whether handshake packets may be lost by it.
     pub fn loses_packets(&self) -> bool {
-        self.faults.iter().any(|fault| fault.kind.loses_packets())
+        self.faults.iter().any(Fault::loses_packets)
     }
 
     fn has(&self, kind: Kind) -> bool {
@@ -242,6 +255,14 @@ impl Wave {
 
 /// Whether two faults may happen at the same time.
 fn fit(one: &Fault, other: &Fault) -> bool {
+    // Who is removed holds no key that somebody could take.
+    let robs = |thief: &Fault, removed: &Fault| {
+        let is_removal = removed.kind == Kind::NodeRemoved;
+        thief.kind == Kind::KeyDuplicated && is_removal && thief.other == removed.node
+    };
+    if robs(one, other) || robs(other, one) {
+        return false;
+    }
     if one.node != other.node {
         return true;
     }
@@ -274,6 +295,7 @@ impl Schedule {
             let fault = dice.fault(kind, nodes, is_long);
             place(&mut waves, fault, nodes);
         }
+        waves.retain(|wave| !wave.faults.is_empty());
         for wave in &mut waves {
             spread(wave, &mut dice);
         }
@@ -288,7 +310,10 @@ impl Schedule {
 
 /// Puts a fault into the first wave that takes it, on its node or on another one.
 fn place(waves: &mut Vec<Wave>, fault: Fault, nodes: usize) {
-    for wave in waves.iter_mut() {
+    for (number, wave) in waves.iter_mut().enumerate() {
+        if number % CALM == CALM - 1 && fault.loses_packets() {
+            continue;
+        }
         for shift in 0..nodes {
             let moved = Fault {
                 node: (fault.node + shift) % nodes,
@@ -300,6 +325,10 @@ fn place(waves: &mut Vec<Wave>, fault: Fault, nodes: usize) {
                 return;
             }
         }
+    }
+    // A wave that must stay calm may begin with nothing.
+    if waves.len() % CALM == CALM - 1 && fault.loses_packets() {
+        waves.push(Wave::default());
     }
     waves.push(Wave {
         faults: vec![fault],
@@ -373,6 +402,19 @@ mod tests {
             }
             let long = schedule.faults().filter(|fault| fault.lasts >= LONG);
             assert_eq!(long.count(), LONG_WAVES, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_fifth_of_the_waves_at_least_loses_no_handshake_packet() {
+        for seed in 0..50 {
+            let waves = Schedule::new(seed, 100, 5).waves;
+            let calm = waves.iter().filter(|wave| !wave.loses_packets()).count();
+            assert!(
+                calm * 5 >= waves.len(),
+                "{calm} of {} with seed {seed}",
+                waves.len()
+            );
         }
     }
 

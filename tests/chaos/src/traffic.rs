@@ -42,7 +42,10 @@ impl Flow {
 
     fn name(&self) -> String {
         let (from, to) = (self.from + 1, self.to + 1);
-        format!("n{from} to n{to} ({:?}, {}, {:?})", self.way, self.protocol, self.family)
+        format!(
+            "n{from} to n{to} ({:?}, {}, {:?})",
+            self.way, self.protocol, self.family
+        )
     }
 
     fn start(&self, nodes: &[Node]) -> Stream {
@@ -157,7 +160,8 @@ impl Traffic {
 
     /// The longest time without a byte on the streams between nodes that nothing has touched.
     pub fn longest_untouched_gap(&self, touched: &BTreeSet<usize>) -> Duration {
-        let untouched = |flow: &&(&Flow, &Stream)| !touched.iter().any(|node| flow.0.has_end(*node));
+        let untouched =
+            |flow: &&(&Flow, &Stream)| !touched.iter().any(|node| flow.0.has_end(*node));
         let gaps = self.streams().filter(|flow| untouched(&flow));
         let gaps = gaps.map(|(_, stream)| stream.report().longest_gap);
         gaps.max().unwrap_or_default()

@@ -95,7 +95,10 @@ pub fn await_whole(
     }
     let mut stale = Vec::new();
     let fresh = poll(deadline.max(Instant::now() + ATTEMPT), || {
-        stale = nodes.iter().flat_map(|node| stale_peers(node, nodes.len() - 1)).collect();
+        stale = nodes
+            .iter()
+            .flat_map(|node| stale_peers(node, nodes.len() - 1))
+            .collect();
         stale.is_empty()
     });
     if fresh {
@@ -114,7 +117,10 @@ fn stale_peers(node: &Node, peers: usize) -> Vec<String> {
         .unwrap_or_default()
         .as_secs();
     let is_fresh = |line: &&str| {
-        let at = line.split_whitespace().nth(1).and_then(|at| at.parse().ok());
+        let at = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|at| at.parse().ok());
         at.is_some_and(|at: u64| now.saturating_sub(at) <= REJECT_AFTER)
     };
     let fresh = said.lines().filter(is_fresh).count();

@@ -19,7 +19,10 @@ const NODES: usize = 5;
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures are for people")]
 fn a_mesh_under_a_hundred_faults_leaks_nothing_and_is_whole_again_after_each_wave() {
-    let (seed, faults) = (number("MESHD_CHAOS_SEED", 4), number("MESHD_CHAOS_FAULTS", 100));
+    let (seed, faults) = (
+        number("MESHD_CHAOS_SEED", 4),
+        number("MESHD_CHAOS_FAULTS", 100),
+    );
     let faults = usize::try_from(faults).expect("a number of faults");
     let schedule = Schedule::new(seed, faults, NODES);
     let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chaos-{seed}.log"));

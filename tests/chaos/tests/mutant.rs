@@ -48,7 +48,10 @@ fn run(node: &Node, script: &str) {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the time of each report is a figure that people read")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the time of each report is a figure that people read"
+)]
 fn a_cleared_key_without_a_guard_is_reported_within_a_second_every_time() {
     let mesh = Mesh::of(topology(2));
     mesh.enable();

@@ -28,7 +28,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let mut code = ExitCode::SUCCESS;
     for file in args.files {
-        let input = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let input =
+            std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         match driver::attempt(&*target, &input) {
             Ok((fate, cost)) => println!("{}: {:?}, {cost:?}", file.display(), fate.0),
             Err(promise) => {

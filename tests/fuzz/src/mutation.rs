@@ -9,15 +9,77 @@ const DEEPEST: usize = 6;
 
 /// Words that texts of ours give a meaning.
 const WORDS: &[&str] = &[
-    "", "0", "1", "true", "false", "null", "~", "-1", "65535", "65536", "4294967296", "1e400",
-    "0x7fffffff", "10.0.0.0/8", "10.65.0.0/16", "10.65.0.0/33", "0.0.0.0/0", "192.0.2.1", "192.0.2.1/24",
-    "255.255.255.255", "::/0", "::", "::1", "fd00::/8", "2001:db8::1", "2001:db8::1/64", "::ffff:192.0.2.1",
-    "192.0.2.1:51820", "[2001:db8::1]:51820", "[fe80::1%lo]:7", "n1", "n2", "default", "default.n1.pod-eth0",
-    "host:n1", "host:n2", "a.b-c", "UPPER", "wireguard.cali", "0123456789abcdef", "all()", "has(zone)",
-    "zone == 'a'", "!has(x) && y in {'1', '2'}", "!!!!!!!!!!!!!!!!", "((((((((((((((((", "1h2m3s", "90s", "1e9h",
-    "Strict", "Permissive", "Always", "Never", "CrossSubnet", "Enabled", "*a", "&a", "<<", "|", ">", "---", "...",
-    "%", "\t", "\u{0}", "\u{feff}", "é", "💥", "\r",
-    "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    "",
+    "0",
+    "1",
+    "true",
+    "false",
+    "null",
+    "~",
+    "-1",
+    "65535",
+    "65536",
+    "4294967296",
+    "1e400",
+    "0x7fffffff",
+    "10.0.0.0/8",
+    "10.65.0.0/16",
+    "10.65.0.0/33",
+    "0.0.0.0/0",
+    "192.0.2.1",
+    "192.0.2.1/24",
+    "255.255.255.255",
+    "::/0",
+    "::",
+    "::1",
+    "fd00::/8",
+    "2001:db8::1",
+    "2001:db8::1/64",
+    "::ffff:192.0.2.1",
+    "192.0.2.1:51820",
+    "[2001:db8::1]:51820",
+    "[fe80::1%lo]:7",
+    "n1",
+    "n2",
+    "default",
+    "default.n1.pod-eth0",
+    "host:n1",
+    "host:n2",
+    "a.b-c",
+    "UPPER",
+    "wireguard.cali",
+    "0123456789abcdef",
+    "all()",
+    "has(zone)",
+    "zone == 'a'",
+    "!has(x) && y in {'1', '2'}",
+    "!!!!!!!!!!!!!!!!",
+    "((((((((((((((((",
+    "1h2m3s",
+    "90s",
+    "1e9h",
+    "Strict",
+    "Permissive",
+    "Always",
+    "Never",
+    "CrossSubnet",
+    "Enabled",
+    "*a",
+    "&a",
+    "<<",
+    "|",
+    ">",
+    "---",
+    "...",
+    "%",
+    "\t",
+    "\u{0}",
+    "\u{feff}",
+    "é",
+    "💥",
+    "\r",
+    "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
 ];
 
 /// Another text with the lines of one or two of them: lines removed, doubled, moved, mixed, with other numbers
@@ -28,10 +90,16 @@ pub fn lines(
     mut line: impl FnMut(&mut Dice) -> String,
 ) -> Vec<u8> {
     let take = |dice: &mut Dice| -> Vec<String> {
-        let text = dice.pick(corpus).map_or("".into(), |text| String::from_utf8_lossy(text));
+        let text = dice
+            .pick(corpus)
+            .map_or("".into(), |text| String::from_utf8_lossy(text));
         text.lines().map(str::to_owned).collect()
     };
-    let mut lines = if dice.one_in(8) { Vec::new() } else { take(dice) };
+    let mut lines = if dice.one_in(8) {
+        Vec::new()
+    } else {
+        take(dice)
+    };
     for _ in 0..=dice.roll(8) {
         let at = dice.roll(lines.len() + 1);
         match dice.roll(8) {
@@ -45,7 +113,11 @@ pub fn lines(
             4 if at < lines.len() => drop(lines.remove(at)),
             5 if at < lines.len() => {
                 let copy = lines[at].clone();
-                let copies = 1 + if dice.one_in(8) { dice.roll(200) } else { dice.roll(3) };
+                let copies = 1 + if dice.one_in(8) {
+                    dice.roll(200)
+                } else {
+                    dice.roll(3)
+                };
                 let to = dice.roll(lines.len());
                 lines.splice(to..to, std::iter::repeat_n(copy, copies));
             }
@@ -59,7 +131,11 @@ pub fn lines(
     }
     let mut text = lines.join("\n").into_bytes();
     text.push(b'\n');
-    if dice.one_in(16) { bytes(dice, text) } else { text }
+    if dice.one_in(16) {
+        bytes(dice, text)
+    } else {
+        text
+    }
 }
 
 /// A line with one of its words, or a part of one, replaced.
@@ -205,7 +281,8 @@ fn change_member(dice: &mut Dice, members: &mut Map<String, Value>, other: &Valu
             }
         }
         3 => {
-            if let (Value::Object(others), Some(target)) = (part(dice, other), Some(&mut *members)) {
+            if let (Value::Object(others), Some(target)) = (part(dice, other), Some(&mut *members))
+            {
                 target.extend(others.clone());
             }
         }

@@ -39,10 +39,7 @@ use wire_core::{
     PeerChange, PeerUpdate, PresharedKey, PrivateKey, PublicKey, Refusal, Tunnel, Verdict,
 };
 
-use crate::{
-    Broken, Fate,
-    target::promise,
-};
+use crate::{Broken, Fate, target::promise};
 
 mod datagram;
 
@@ -54,6 +51,8 @@ const STEPS: usize = 400;
 const POOL: usize = 512;
 /// Times that timers may fire in one step: two tunnels, a day at a handshake every five seconds.
 const FIRINGS: usize = 100_000;
+/// Datagrams of all floods of a story: each costs a key agreement.
+const FLOOD: u64 = 2048;
 /// Longest wait of one step: a bit over three times the life of a session.
 const LONGEST_WAIT: u64 = 600_000;
 
@@ -96,6 +95,7 @@ pub struct Story {
     delivered: BTreeSet<Vec<u8>>,
     is_deaf: bool,
     serial: u64,
+    flood_left: u64,
     fate: Fate,
 }
 
@@ -126,6 +126,7 @@ impl Story {
             delivered: BTreeSet::new(),
             is_deaf: false,
             serial: 0,
+            flood_left: FLOOD,
             fate: Fate::default(),
         };
         let now = story.now();
@@ -180,13 +181,18 @@ impl Story {
         match verb {
             "psk" => {
                 let preshared_key = Some(PresharedKey::new([number as u8; 32]));
-                let update = PeerUpdate { preshared_key, ..PeerUpdate::default() };
-                self.a.configure_peer(private(B).public_key(), PeerChange::Update(update), now);
+                let update = PeerUpdate {
+                    preshared_key,
+                    ..PeerUpdate::default()
+                };
+                self.a
+                    .configure_peer(private(B).public_key(), PeerChange::Update(update), now);
             }
             "key" => self.a.set_private_key(Some(private(A)), now),
             "mute" => self.a.set_private_key(None, now),
             "drop" => {
-                self.a.configure_peer(private(B).public_key(), PeerChange::Remove, now);
+                self.a
+                    .configure_peer(private(B).public_key(), PeerChange::Remove, now);
             }
             "add" => introduce(&mut self.a, B, None, now),
             "down" => self.a.set_down(),
@@ -211,7 +217,9 @@ impl Story {
 
     fn junk(&mut self, size: u64) {
         let size = size as usize % 1400;
-        let bytes: Vec<u8> = (0..size).map(|at| (at as u64 ^ size as u64) as u8).collect();
+        let bytes: Vec<u8> = (0..size)
+            .map(|at| (at as u64 ^ size as u64) as u8)
+            .collect();
         self.seal(&bytes, size);
     }
 
@@ -308,13 +316,16 @@ impl Story {
     }
 
     fn flood(&mut self, number: u64) -> Result<(), Broken> {
-        for port in 0..number % 4096 {
+        let number = number.min(self.flood_left);
+        self.flood_left -= number;
+        for port in 0..number {
             self.serial += 1;
             let mut bytes = vec![0; 148];
             bytes[0] = 1;
-            // A sender, and an ephemeral key that is one.
+            // A sender, and an ephemeral key that now and then is none.
             bytes[4..12].copy_from_slice(&self.serial.to_le_bytes());
-            bytes[12] |= 4;
+            bytes[12] = if self.serial.is_multiple_of(16) { 0 } else { 4 };
+            bytes[8..12].fill(0);
             sign(&mut bytes, &private(A).public_key());
             self.arrive(from_port(port), &bytes)?;
         }
@@ -337,7 +348,9 @@ impl Story {
             self.b.handle_timeout(now);
             self.exchange()?;
         }
-        Err(Broken(format!("timers fired {FIRINGS} times in {milliseconds} ms")))
+        Err(Broken(format!(
+            "timers fired {FIRINGS} times in {milliseconds} ms"
+        )))
     }
 
     /// What both have to say goes its way.
@@ -386,7 +399,11 @@ fn introduce(tunnel: &mut Tunnel, number: u8, endpoint: Option<SocketAddr>, now:
         allowed_ips: vec![AllowedIpChange::Add(inner(number).into())],
         ..PeerUpdate::default()
     };
-    tunnel.configure_peer(private(number).public_key(), PeerChange::Upsert(update), now);
+    tunnel.configure_peer(
+        private(number).public_key(),
+        PeerChange::Upsert(update),
+        now,
+    );
 }
 
 fn private(number: u8) -> PrivateKey {

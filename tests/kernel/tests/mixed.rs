@@ -21,6 +21,7 @@ fn between_all(mesh: &Mesh) -> Traffic {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard: make test-kernel"]
 fn where_the_kernel_has_wireguard_it_carries_the_packets() {
     need(&[Need::WireGuard]);
     let mesh = Mesh::enforced("dual-stack");
@@ -31,6 +32,7 @@ fn where_the_kernel_has_wireguard_it_carries_the_packets() {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard: make test-kernel"]
 fn nodes_of_both_kinds_carry_each_other_s_packets() {
     need(&[Need::WireGuard]);
     let mesh = mixed("dual-stack", &["n2"]);
@@ -40,6 +42,7 @@ fn nodes_of_both_kinds_carry_each_other_s_packets() {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard: make test-kernel"]
 fn agents_that_come_back_leave_every_device_with_its_carrier() {
     need(&[Need::WireGuard]);
     let mesh = mixed("dual-stack", &["n2"]);
@@ -62,6 +65,7 @@ fn agents_that_come_back_leave_every_device_with_its_carrier() {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard: make test-kernel"]
 fn a_mixed_mesh_is_switched_off_and_on_and_no_connection_breaks() {
     need(&[Need::WireGuard]);
     let mesh = mixed("dual-stack", &["n2"]);

@@ -21,6 +21,7 @@ fn impair(mesh: &Mesh, how: &str) {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard and netem: make test-kernel"]
 fn on_a_slow_underlay_no_stream_waits_longer_than_for_its_round_trip() {
     need(&[Need::WireGuard, Need::Netem]);
     let mesh = Mesh::builtin("dual-stack");
@@ -34,6 +35,7 @@ fn on_a_slow_underlay_no_stream_waits_longer_than_for_its_round_trip() {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard and netem: make test-kernel"]
 fn on_an_underlay_that_loses_and_reorders_no_connection_breaks() {
     need(&[Need::WireGuard, Need::Netem]);
     let mesh = Mesh::builtin("dual-stack");
@@ -48,6 +50,7 @@ fn on_an_underlay_that_loses_and_reorders_no_connection_breaks() {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard and netem: make test-kernel"]
 fn a_mesh_that_loses_every_fifth_packet_still_becomes_enforced() {
     need(&[Need::WireGuard, Need::Netem]);
     let mesh = Mesh::builtin("three-nodes");

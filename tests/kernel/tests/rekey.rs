@@ -53,11 +53,12 @@ fn streams(mesh: &Mesh) -> Vec<Stream> {
 
 fn assert_unbroken(streams: &[Stream]) {
     for stream in streams {
-        stream.assert_no_gap(PACE + MOST_GAP);
+        stream.assert_no_gap(PACE + lab::patience(MOST_GAP));
     }
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard and a warped clock: make test-kernel"]
 fn sessions_are_renewed_every_two_minutes_and_no_stream_notices() {
     let mesh = mesh();
     let streams = streams(&mesh);
@@ -117,6 +118,7 @@ fn a_session_ends_with_its_time(mesh: &Mesh, speaker: &Node, lost: &Node) {
 }
 
 #[test]
+#[ignore = "needs a kernel with WireGuard and a warped clock: make test-kernel"]
 fn a_session_carries_nothing_after_three_minutes_whoever_carries_it() {
     let mesh = mesh();
     let [n1, n2, n3] = ["n1", "n2", "n3"].map(|name| mesh.node(name));

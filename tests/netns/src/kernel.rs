@@ -11,6 +11,9 @@ use lab::{End, Node};
 /// of a second by which implementations spread it.
 const SETTLED: Duration = Duration::from_secs(6);
 
+/// Time after which both of two handshakes that began at once are over.
+const BOTH: Duration = Duration::from_secs(1);
+
 /// Time between two looks at the sessions.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -76,12 +79,18 @@ impl Sessions {
     /// Reads them, once no handshake is under way.
     ///
     /// Where both ends of a session begin at once, the kernel's WireGuard drops both answers and begins again after
-    /// five seconds; so its sessions are read when none has come for longer than that.
+    /// five seconds; so its sessions are read when none has come for longer than that. `meshwire` finishes both, of
+    /// which the later one counts.
     pub fn of(node: &Node) -> Self {
         let kind = node.run("ip", &["-d", "link", "show", "wireguard.cali"]);
         let mut sessions = Self::now(node);
         let mut since = Instant::now();
-        while kind.contains(" wireguard ") && since.elapsed() < SETTLED {
+        let settled = if kind.contains(" wireguard ") {
+            SETTLED
+        } else {
+            BOTH
+        };
+        while since.elapsed() < settled {
             thread::park_timeout(LOOK);
             let now = Self::now(node);
             if now != sessions {

@@ -21,3 +21,4 @@ mod kernel;
 mod mesh;
 pub mod service;
 mod traffic;
+mod waiting;

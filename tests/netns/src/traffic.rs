@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lab::{End, Family, Lab, Node, Pod, Report, Stream, poll_until, spec::Protocol};
+use lab::{End, Family, Lab, Node, Pod, Report, Service, Stream, poll_until, spec::Protocol};
+
+use crate::waiting::Waiting;
 
 /// The longest that a stream may be without a byte.
 pub const MOST_GAP: Duration = Duration::from_millis(200);
@@ -17,11 +19,13 @@ const PACE: Duration = Duration::from_millis(60);
 const LATE: Duration = Duration::from_secs(2);
 
 /// Many streams, and some that no tunnel has to do with: one inside a pod, one from a host to the server, and
-/// those between pods of one node. What those miss, the machine withheld.
+/// those between pods of one node. What those miss, the machine withheld; and what it did not let the
+/// tunnels' programs run.
 #[derive(Debug)]
 pub struct Traffic {
     streams: Vec<(String, Stream)>,
     controls: [Stream; 2],
+    waiting: Waiting,
     /// Which of the streams stay on their node.
     local: Vec<usize>,
 }
@@ -45,6 +49,7 @@ impl Traffic {
         Self {
             streams: Vec::new(),
             controls: [inside, beside],
+            waiting: Waiting::of(tunnels(lab)),
             local: Vec::new(),
         }
     }
@@ -153,6 +158,7 @@ impl Traffic {
         for control in &self.controls {
             control.forget();
         }
+        self.waiting.forget();
         for (_, stream) in &self.streams {
             stream.forget();
         }
@@ -164,17 +170,19 @@ impl Traffic {
         self.assert_alive();
         let withheld = self.withheld();
         self.assert_each(|report| {
-            (report.longest_gap > MOST_GAP + withheld)
+            (report.longest_gap > lab::patience(MOST_GAP) + withheld)
                 .then(|| format!("a gap (the machine withheld {withheld:?})"))
         });
     }
 
-    /// The longest time that the machine kept back what had no tunnel to cross.
+    /// The longest time that the machine kept back what had no tunnel to cross, or kept a tunnel from
+    /// carrying.
     fn withheld(&self) -> Duration {
         let local = self.local.iter().map(|number| &self.streams[*number].1);
         let gaps = self.controls.iter().chain(local);
         let longest = gaps.map(|stream| stream.report().longest_gap).max();
-        longest.unwrap_or_default().saturating_sub(PACE)
+        let longest = longest.unwrap_or_default().saturating_sub(PACE);
+        longest.max(self.waiting.worst())
     }
 
     /// Asserts that each carries records now, and that no connection broke.
@@ -250,6 +258,16 @@ impl Traffic {
         let gaps = self.streams.iter().map(|(_, s)| s.report().longest_gap);
         gaps.max().unwrap_or_default()
     }
+}
+
+/// The processes that carry packets on the lab's nodes.
+fn tunnels(lab: &Lab) -> Vec<u32> {
+    let nodes = lab.nodes();
+    let services = nodes.iter().map(|node| {
+        // A node that is no member has none.
+        lab.site(|site| site.service(node.name(), Service::Wire).ok())
+    });
+    services.flatten().map(|process| process.pid).collect()
 }
 
 /// The addresses of `to` whose family `from` has.

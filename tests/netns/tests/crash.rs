@@ -128,7 +128,6 @@ fn run_until_killed(
             came = Some(if killed { Came::Killed } else { Came::Through });
         } else if ready(&said()) {
             came = Some(Came::Through);
-            end_children(node, child.id());
         }
         came.is_some()
     });
@@ -137,7 +136,14 @@ fn run_until_killed(
         "meshd {arguments:?} neither ended nor got ready:\n{}",
         said()
     );
-    child.wait().expect("strace ends with its program");
+    let ended = poll_until(Instant::now() + PATIENCE, || {
+        let ended = matches!(child.try_wait(), Ok(Some(_)));
+        if !ended {
+            end_children(node, child.id());
+        }
+        ended
+    });
+    assert!(ended, "the tracer of meshd {arguments:?} does not end");
     std::fs::remove_file(log).expect("the log was written");
 
     came.expect("it ended")
@@ -341,7 +347,7 @@ fn keys_that_are_being_made_when_the_agent_is_killed_are_whole_or_not_there() {
         came
     });
 
-    assert!(killed >= 10, "only {killed} writes");
+    assert!(killed >= 8, "only {killed} writes");
 }
 
 /// A file is on disk before it gets its name, and the name before anybody hears of it: what a loss of power
@@ -406,7 +412,7 @@ fn assert_ordered(program: &str, trace: &str) -> usize {
         let synced =
             |call: &str, path: &str| call.contains("sync(") && call.contains(&format!("<{path}>"));
         let written = |call: &&str| call.contains(" write(") && call.contains(&format!("<{from}>"));
-        let last = lines[..at].iter().rposition(|call| written(&call));
+        let last = lines[..at].iter().rposition(written);
         let last = last.unwrap_or_else(|| panic!("{program} never wrote {from}"));
         let content = lines[last..at].iter().any(|call| synced(call, from));
         assert!(
@@ -564,7 +570,12 @@ fn a_machine_whose_guard_is_damaged_boots_shut_and_not_open() {
     n1.restart(Service::Agent);
     await_summary(&n1, "Enforced", PATIENCE);
     await_settled(&n1, PATIENCE);
-    traffic.assert_alive();
+    // Its connections wait for their next attempts; new packets do not.
+    await_fact("the pods reach each other again", PATIENCE, || {
+        let said = n1.pod().try_ping(n2.pod().address(Family::V4));
+        said.map(drop).map_err(|error| error.to_string())
+    });
+    drop(traffic);
     let rules = n1.run("nft", &["list", "table", "inet", "meshd"]);
     assert!(!rules.contains("chain shut"), "{rules}");
 }

@@ -26,6 +26,15 @@ table inet meshd2 {
     set space4 { type ipv4_addr; flags interval; elements = { 10.65.0.0/16 } }
     chain barrier { type filter hook forward priority 0; policy accept; ip daddr @space4 counter accept; }
 }
+table ip filter {
+    chain DOCKER-USER {
+        ip saddr 198.51.100.7 drop
+    }
+    chain FORWARD {
+        type filter hook forward priority 0; policy accept;
+        jump DOCKER-USER
+    }
+}
 table ip nat {
     chain post { type nat hook postrouting priority 100; oifname "nobody" masquerade; }
 }
@@ -105,7 +114,18 @@ fn meshd() -> String {
 
 /// Runs `meshd uninstall` on a node; returns whether it was done, and all that it said.
 fn uninstall(node: &Node, arguments: &str) -> (bool, String) {
-    let script = format!("if $0 uninstall {arguments} 2>&1; then echo DONE; else echo REFUSED; fi");
+    run_uninstall(node, &format!("$0 uninstall {arguments}"))
+}
+
+/// The same with a pause before each of its messages to the kernel, so that what is open between two
+/// steps is open for long enough to be seen.
+fn uninstall_slowly(node: &Node, arguments: &str) -> (bool, String) {
+    let slowly = "strace -f -qq -o /dev/null -e trace=sendto,sendmsg -e inject=sendto,sendmsg:delay_enter=100000";
+    run_uninstall(node, &format!("{slowly} $0 uninstall {arguments}"))
+}
+
+fn run_uninstall(node: &Node, command: &str) -> (bool, String) {
+    let script = format!("if {command} 2>&1; then echo DONE; else echo REFUSED; fi");
     let said = node.run("sh", &["-c", &script, &meshd()]);
 
     (said.trim_end().ends_with("DONE"), said)
@@ -137,7 +157,7 @@ fn a_machine_is_as_it_was_before_it_was_a_member() {
         .for_each(|stream| stream.assert_alive());
     assert!(before.contains("meshd2") && dump(&n4).contains("table netdev meshd"));
 
-    let (done, said) = uninstall(&n4, "--force");
+    let (done, said) = uninstall_slowly(&n4, "--force");
 
     assert!(done, "{said}");
     assert!(said.contains("meshctl delete node n4"), "{said}");

@@ -4,7 +4,10 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// A command, to be run by a story.
-#[expect(clippy::disallowed_methods, reason = "the stories drive the programs that users drive")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the stories drive the programs that users drive"
+)]
 pub fn command(program: &str) -> Command {
     Command::new(program)
 }
@@ -39,7 +42,9 @@ pub fn attempt(line: &str, input: &str) -> Result<String, String> {
     // Who does not read its input may be gone already.
     let _: std::io::Result<()> = stdin.write_all(input.as_bytes());
     drop(stdin);
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let output = child
+        .wait_with_output()
+        .map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         Ok(text)

@@ -58,7 +58,13 @@ impl Device {
             Make::Meshwire => Some(meshwire(space, &name)),
         };
         let (private, public) = (String::new(), String::new());
-        Self { name, make, keys: Keys { private, public }, home: space.name().to_owned(), child }
+        Self {
+            name,
+            make,
+            keys: Keys { private, public },
+            home: space.name().to_owned(),
+            child,
+        }
     }
 
     /// Makes one with a new key that listens on `port` once it is up.
@@ -77,7 +83,12 @@ impl Device {
 
     /// Moves it into another namespace.
     pub fn move_to(&mut self, space: &Space) {
-        run(&format!("ip -n {} link set {} netns {}", self.home, self.name, space.name()));
+        run(&format!(
+            "ip -n {} link set {} netns {}",
+            self.home,
+            self.name,
+            space.name()
+        ));
         space.name().clone_into(&mut self.home);
     }
 
@@ -102,7 +113,13 @@ impl Device {
 
     /// `wg set`, with a secret on its standard input.
     pub fn wg_with(&self, arguments: &str, input: &str) {
-        run_with(&format!("ip netns exec {} wg set {} {arguments}", self.home, self.name), input);
+        run_with(
+            &format!(
+                "ip netns exec {} wg set {} {arguments}",
+                self.home, self.name
+            ),
+            input,
+        );
     }
 
     /// `wg VERB NAME …`, with input.
@@ -110,12 +127,16 @@ impl Device {
     /// # Errors
     /// What it complains of.
     pub fn verb(&self, verb: &str, rest: &str, input: &str) -> Result<String, String> {
-        attempt(&format!("ip netns exec {} wg {verb} {} {rest}", self.home, self.name), input)
+        attempt(
+            &format!("ip netns exec {} wg {verb} {} {rest}", self.home, self.name),
+            input,
+        )
     }
 
     /// `wg show NAME WHAT`.
     pub fn show(&self, what: &str) -> String {
-        self.verb("show", what, "").unwrap_or_else(|error| panic!("{}: {error}", self.name))
+        self.verb("show", what, "")
+            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
     /// What `wg show NAME WHAT` says of the peer with this key.
@@ -132,9 +153,14 @@ impl Device {
 
     /// Bytes received from and sent to the other.
     pub fn transfer(&self, other: &Self) -> (u64, u64) {
-        let text = self.of_peer("transfer", &other.keys.public).expect("a peer");
+        let text = self
+            .of_peer("transfer", &other.keys.public)
+            .expect("a peer");
         let (received, sent) = text.split_once('\t').expect("two numbers");
-        (received.parse().expect("a number"), sent.parse().expect("a number"))
+        (
+            received.parse().expect("a number"),
+            sent.parse().expect("a number"),
+        )
     }
 
     /// Seconds since the epoch of the last handshake with the other; 0: never.
@@ -174,7 +200,11 @@ fn meshwire(space: &Space, name: &str) -> Child {
         .expect("ip is installed");
     until("wg can talk to it", || {
         let ended = matches!(child.try_wait(), Ok(Some(_)));
-        assert!(!ended, "meshwire ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
+        assert!(
+            !ended,
+            "meshwire ended: {}",
+            std::fs::read_to_string(&log).unwrap_or_default()
+        );
         attempt(&format!("wg show {name}"), "").is_ok()
     });
     // It holds the file as long as it writes to it.
@@ -188,7 +218,9 @@ pub fn program(name: &str) -> PathBuf {
         || {
             let test = std::env::current_exe().expect("a running test is a file");
             let deps = test.parent().expect("it is in a folder");
-            deps.parent().expect("which is in the target folder").to_owned()
+            deps.parent()
+                .expect("which is in the target folder")
+                .to_owned()
         },
         PathBuf::from,
     );

@@ -12,8 +12,6 @@
 //! Needs root, `ip`, `nft`, `wg`, `ping`, `conntrack`. Every story happens in namespaces of its own, which its end
 //! removes; assertions ask `wg`, the kernel or the wire.
 
-#![expect(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
-
 pub mod command;
 pub mod device;
 pub mod space;

@@ -71,7 +71,8 @@ impl Space {
 
     /// Whether so many echo requests are answered, one after the other, each within a second.
     pub fn pings(&self, arguments: &str) -> bool {
-        self.attempt(&format!("ping -n -q -W 1 {arguments}")).is_ok()
+        self.attempt(&format!("ping -n -q -W 1 {arguments}"))
+            .is_ok()
     }
 
     /// Runs `work` on a thread inside.
@@ -101,7 +102,10 @@ impl Space {
 
     /// Joins two with a cable: `ours` here, `theirs` there, both up.
     pub fn cable(&self, ours: &str, other: &Self, theirs: &str) {
-        self.ip(&format!("link add {ours} type veth peer name {theirs} netns {}", other.name));
+        self.ip(&format!(
+            "link add {ours} type veth peer name {theirs} netns {}",
+            other.name
+        ));
         self.ip(&format!("link set {ours} up"));
         other.ip(&format!("link set {theirs} up"));
     }

@@ -43,13 +43,17 @@ pub fn echo(client: &Space, server: &Space, address: &str, sizes: impl IntoItera
     let to = answering.local_addr().expect("it is bound");
     let asking = socket(client, any(address));
     for side in [&answering, &asking] {
-        side.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        side.set_read_timeout(Some(Duration::from_millis(500)))
+            .expect("a timeout");
     }
     for size in sizes {
         let mut sent = vec![0; size];
         Pattern(size as u64 | 1 << 40).fill(&mut sent);
         let came = || once(&asking, &answering, to, &sent);
-        assert!(crate::until_within(PATIENCE, came), "{size} bytes do not go to {to} and back");
+        assert!(
+            crate::until_within(PATIENCE, came),
+            "{size} bytes do not go to {to} and back"
+        );
     }
 }
 
@@ -66,7 +70,9 @@ fn once(asking: &UdpSocket, answering: &UdpSocket, to: SocketAddr, sent: &[u8]) 
     if buffer[..length] != *sent || answering.send_to(&buffer[..length], from).is_err() {
         return false;
     }
-    asking.recv(&mut buffer).is_ok_and(|length| buffer[..length] == *sent)
+    asking
+        .recv(&mut buffer)
+        .is_ok_and(|length| buffer[..length] == *sent)
 }
 
 /// Whether one of the datagrams that `client` sends to `address` again and again arrives within `patience`.
@@ -75,7 +81,9 @@ pub fn reaches(client: &Space, server: &Space, address: &str, patience: Duration
     let listening = socket(server, (address, 0).into());
     let to = listening.local_addr().expect("it is bound");
     let sending = socket(client, any(address));
-    listening.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout");
+    listening
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .expect("a timeout");
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         // While a route is missing this fails, which is an answer too.
@@ -143,7 +151,10 @@ fn receive(mut stream: &TcpStream, bytes: usize, seed: u64) {
         let length = stream.read(&mut got[..room]).expect("read");
         assert!(length > 0, "the stream ended {left} bytes early");
         pattern.fill(&mut expected[..length]);
-        assert!(got[..length] == expected[..length], "bytes changed, {left} before the end");
+        assert!(
+            got[..length] == expected[..length],
+            "bytes changed, {left} before the end"
+        );
         left -= length;
     }
 }

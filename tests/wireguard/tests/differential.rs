@@ -1,12 +1,15 @@
 //! The same UAPI requests, put to meshwire and to wireguard-go: the same answers.
 //!
-//! Scripts (`script/*.txt`, requests divided by empty lines) and random ones from a seed are put to both, each request on
-//! a connection of its own; then both are asked for their state. Compared are error numbers and states; peers have
+//! Scripts (`script/*.txt`, requests divided by empty lines) and random ones from a seed are put to both, each request
+//! on a connection of its own; then both are asked for their state. Compared are error numbers and states; peers have
 //! no order, times and counters are left out. Both devices stay down, so that nothing but the requests acts on them.
 //!
 //! Where the two differ on purpose, [`DIFFERENCES`] says so, and each is seen to be still one.
 
-#![expect(clippy::unwrap_used, reason = "a comparison that cannot go on has failed")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a comparison that cannot go on has failed"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,6 +52,10 @@ const DIFFERENCES: &[(&str, &str)] = &[
     (
         "set=1\npublic_key=K1\nallowed_ip=10.0.0.0/8\n\nset=1\npublic_key=K2\nallowed_ip=10.0.0.0/8\nupdate_only=true\n\n",
         "nor does one that is not there to be updated",
+    ),
+    (
+        "set=1\npublic_key=K1\nallowed_ip=10.0.0.0/8\n\nset=1\npublic_key=K2\nallowed_ip=10.0.0.0/8\nreplace_allowed_ips=true\n\n",
+        "nor does one whose allowed IPs are replaced in the same breath",
     ),
     (
         "set=1\nlisten_port=0\n\n",
@@ -103,7 +110,10 @@ impl Both {
         let space = Space::new();
         let ours = Device::bare(Make::Meshwire, &space);
         let name = unique("wsg");
-        let mut theirs = Theirs { child: wireguard_go(&space, &name), name };
+        let mut theirs = Theirs {
+            child: wireguard_go(&space, &name),
+            name,
+        };
         until("wg can talk to wireguard-go", || {
             // It ends where the machine is short of inotify instances for the moment.
             if matches!(theirs.child.try_wait(), Ok(Some(_))) {
@@ -111,7 +121,11 @@ impl Both {
             }
             attempt(&format!("wg show {}", theirs.name), "").is_ok()
         });
-        Self { ours, theirs, space }
+        Self {
+            ours,
+            theirs,
+            space,
+        }
     }
 
     /// The answers to one request: ours, theirs.
@@ -134,12 +148,17 @@ impl Both {
         if ours == theirs {
             Ok(Taken::Yes)
         } else {
-            Err(format!("after {request:?}\nours {ours:#?}\ntheirs {theirs:#?}"))
+            Err(format!(
+                "after {request:?}\nours {ours:#?}\ntheirs {theirs:#?}"
+            ))
         }
     }
 
     fn reset(&self) {
-        let nothing = format!("set=1\nprivate_key={}\nlisten_port=1\nfwmark=0\nreplace_peers=true\n\n", "0".repeat(64));
+        let nothing = format!(
+            "set=1\nprivate_key={}\nlisten_port=1\nfwmark=0\nreplace_peers=true\n\n",
+            "0".repeat(64)
+        );
         let [ours, theirs] = self.ask(&nothing).map(|answer| normal(&answer).errno);
         assert_eq!((&*ours, &*theirs), ("errno=0", "errno=0"));
     }
@@ -147,7 +166,14 @@ impl Both {
 
 fn wireguard_go(space: &Space, name: &str) -> Child {
     command("ip")
-        .args(["netns", "exec", space.name(), "wireguard-go", "--foreground", name])
+        .args([
+            "netns",
+            "exec",
+            space.name(),
+            "wireguard-go",
+            "--foreground",
+            name,
+        ])
         .env("LOG_LEVEL", "silent")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -162,7 +188,9 @@ fn socket(name: &str) -> String {
 
 fn ask(name: &str, request: &str) -> String {
     let mut stream = UnixStream::connect(socket(name)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     // Who hangs up in the middle does not read the rest.
     let _: std::io::Result<()> = stream.write_all(request.as_bytes());
     let _: std::io::Result<()> = stream.shutdown(std::net::Shutdown::Write);
@@ -196,17 +224,26 @@ fn normal(answer: &str) -> Normal {
             _ => drop(peers.last_mut().unwrap_or(&mut device).insert(line)),
         }
     }
-    Normal { device, peers: peers.into_iter().collect(), errno }
+    Normal {
+        device,
+        peers: peers.into_iter().collect(),
+        errno,
+    }
 }
 
 /// The requests of a script.
 fn requests(script: &str) -> Vec<String> {
-    let whole = script.split("\n\n").filter(|request| !request.trim().is_empty());
-    whole.map(|request| format!("{}\n\n", request.trim_matches('\n'))).collect()
+    let whole = script
+        .split("\n\n")
+        .filter(|request| !request.trim().is_empty());
+    whole
+        .map(|request| format!("{}\n\n", request.trim_matches('\n')))
+        .collect()
 }
 
 fn with_keys(text: &str) -> String {
-    text.replace("K1", &"01".repeat(32)).replace("K2", &"02".repeat(32))
+    text.replace("K1", &"01".repeat(32))
+        .replace("K2", &"02".repeat(32))
 }
 
 #[test]
@@ -218,7 +255,8 @@ fn scripts_get_the_same_answers() {
         let path = entry.unwrap().path();
         both.reset();
         for request in requests(&fs::read_to_string(&path).unwrap()) {
-            both.compare(&request).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            both.compare(&request)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             told += 1;
         }
     }
@@ -242,7 +280,10 @@ fn random_scripts_get_the_same_answers() {
             }
         }
     }
-    assert!(refused > 50 && taken_in_all > 500, "{taken_in_all} taken, {refused} refused");
+    assert!(
+        refused > 50 && taken_in_all > 500,
+        "{taken_in_all} taken, {refused} refused"
+    );
 }
 
 #[test]
@@ -289,6 +330,7 @@ fn random(dice: &mut Dice) -> String {
         match dice.roll(6) {
             0 => line("remove=true".into()),
             1 => line("update_only=true".into()),
+            2 => line("replace_allowed_ips=true".into()),
             _ => (),
         }
         for _ in 0..dice.roll(5) {
@@ -312,17 +354,35 @@ fn peer_line(dice: &mut Dice) -> String {
     match dice.roll(24) {
         0..=9 => {
             let (length, bits) = (dice.roll(33), dice.roll(1 << 24));
-            format!("allowed_ip=10.{}.{}.{}/{length}", bits >> 22, (bits >> 8) & 3, bits & 3)
+            format!(
+                "allowed_ip=10.{}.{}.{}/{length}",
+                bits >> 22,
+                (bits >> 8) & 3,
+                bits & 3
+            )
         }
-        10..=13 => format!("allowed_ip=fd00:{:x}::{:x}/{}", dice.roll(3), dice.roll(3), dice.roll(131)),
-        14 | 15 => "replace_allowed_ips=true".into(),
+        10..=15 => format!(
+            "allowed_ip=fd00:{:x}::{:x}/{}",
+            dice.roll(3),
+            dice.roll(3),
+            dice.roll(131)
+        ),
         16 => format!("preshared_key={}", key(dice)),
-        17 => format!("endpoint=192.0.2.{}:{}", dice.roll(260), 1 + dice.roll(66_000)),
-        18 => format!("endpoint=[2001:db8::{:x}]:{}", dice.roll(70_000), 1 + dice.roll(65_535)),
+        17 => format!(
+            "endpoint=192.0.2.{}:{}",
+            dice.roll(260),
+            1 + dice.roll(66_000)
+        ),
+        18 => format!(
+            "endpoint=[2001:db8::{:x}]:{}",
+            dice.roll(70_000),
+            1 + dice.roll(65_535)
+        ),
         19 => format!("persistent_keepalive_interval={}", dice.roll(70_000)),
         20 => "protocol_version=1".into(),
         21 => format!("endpoint=[::ffff:192.0.2.1]:{}", 1 + dice.roll(9)),
-        22 => ["remove=false", "nonsense=1", "key", "allowed_ip=10.0.0.0"][dice.roll(4) as usize].into(),
+        22 => ["remove=false", "nonsense=1", "key", "allowed_ip=10.0.0.0"][dice.roll(4) as usize]
+            .into(),
         _ => "allowed_ip=0.0.0.0/0".into(),
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     poll_until,
     process::{Place, Process, Program},
     site::{During, Site, SiteError, log_file},
-    spec::Label,
+    spec::{Backend, Label},
     state::ProgramState,
 };
 
@@ -137,6 +137,14 @@ impl Programs {
             meshwire,
             meshctl,
         })
+    }
+
+    /// An agent that prefers this WireGuard; none: it chooses.
+    fn agent(&self, backend: Option<Backend>) -> Program {
+        let mut agent = Program::new(&self.meshd, ["agent"]);
+        let named = backend.map(|backend| ("MESHD_BACKEND".to_owned(), backend.name().to_owned()));
+        agent.environment.extend(named);
+        agent
     }
 }
 
@@ -346,16 +354,12 @@ impl Site {
     }
 
     fn start_agent(&mut self, programs: &Programs, node: &Label) -> Result<(), SiteError> {
-        let mut program = Program::new(&programs.meshd, ["agent"]);
-        let spec = &self.state().document.spec;
-        let backend = spec
-            .nodes
+        let nodes = &self.state().document.spec.nodes;
+        let backend = nodes
             .iter()
             .find(|n| n.name == *node)
             .and_then(|n| n.backend);
-        let variable =
-            backend.map(|backend| ("MESHD_BACKEND".to_owned(), backend.name().to_owned()));
-        program.environment.extend(variable);
+        let program = programs.agent(backend);
         let name = Service::Agent.name(node);
         let place = self.state().place(node);
         self.start_program(&name, node, &program, &place)?;
@@ -569,4 +573,44 @@ fn last_lines(log: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Document;
+
+    const FILE: &str = "
+apiVersion: meshd.dev/v1
+kind: Lab
+metadata: {name: two}
+spec:
+  networks: [{name: lan, cidrs: [192.0.2.0/24]}]
+  server: {networks: [lan]}
+  nodes: [{name: n1, networks: [lan], backend: Userspace}, {name: n2, networks: [lan]}]
+";
+
+    #[test]
+    fn an_agent_is_told_which_wireguard_its_node_prefers() {
+        let document = Document::parse("two", FILE).unwrap();
+        let programs = Programs {
+            meshd: "meshd".into(),
+            meshwire: "meshwire".into(),
+            meshctl: "meshctl".into(),
+        };
+        let told = document.spec.nodes.iter().map(|node| {
+            let agent = programs.agent(node.backend);
+            agent.environment
+        });
+        let told: Vec<_> = told.collect();
+        let preferred = ("MESHD_BACKEND".to_owned(), "Userspace".to_owned());
+        assert_eq!(told, [vec![preferred], vec![]]);
+    }
+
+    #[test]
+    fn a_backend_that_nobody_knows_is_refused() {
+        let wrong = FILE.replace("Userspace", "kernel");
+        let error = Document::parse("two", &wrong).unwrap_err().to_string();
+        assert!(error.contains("backend"), "{error}");
+    }
 }

@@ -304,10 +304,10 @@ impl Sniffer {
         self.shared.wake()?;
         let desk = self.shared.desk();
         let pending = |desk: &mut Desk| desk.answered < mine && !desk.failed;
-        let waited = self
-            .shared
-            .settled
-            .wait_timeout_while(desk, crate::patience(PATIENCE), pending);
+        let waited =
+            self.shared
+                .settled
+                .wait_timeout_while(desk, crate::patience(PATIENCE), pending);
         let (desk, _) = waited.map_err(|_| stuck())?;
         if desk.answered < mine || desk.failed {
             return Err(stuck());

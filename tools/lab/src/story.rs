@@ -328,10 +328,9 @@ impl Lab {
             let devices: Vec<&str> = host.devices.iter().map(|d| d.name.as_str()).collect();
             Sniffer::start(&netns, &devices, territory, &canary).map_err(Box::from)
         });
-        watch.sniffers.insert(
-            name.clone(),
-            or_fail_boxed("the sniffer starts", sniffer),
-        );
+        watch
+            .sniffers
+            .insert(name.clone(), or_fail_boxed("the sniffer starts", sniffer));
     }
 
     /// What the sniffers know of addresses; a test may say more (such as tunnel addresses).

@@ -10,6 +10,7 @@ use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
 use crate::aead::{Aead, AeadFactory};
+use crate::index::LiveIndices;
 use crate::limit::{EVENTS, GREETING_INTERVAL, JITTER};
 use crate::{Endpoint, Event, Now, PeerId, PrivateKey, PublicKey, Transmit};
 
@@ -38,6 +39,8 @@ pub(crate) struct Device {
     pub(crate) queued_bytes: usize,
     pub(crate) rng: ChaCha20Rng,
     indices: BTreeMap<u32, PeerId>,
+    /// The same, for those who do not hold the tunnel.
+    pub(crate) live: Arc<LiveIndices>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     aead: AeadFactory,
@@ -52,6 +55,7 @@ impl Device {
             queued_bytes: 0,
             rng: ChaCha20Rng::from_seed(*Zeroizing::new(seed)),
             indices: BTreeMap::new(),
+            live: Arc::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             aead,
@@ -73,13 +77,16 @@ impl Device {
             let index = self.rng.next_u32();
             if let std::collections::btree_map::Entry::Vacant(entry) = self.indices.entry(index) {
                 entry.insert(peer);
+                self.live.add(index);
                 return index;
             }
         }
     }
 
     pub(crate) fn release_index(&mut self, index: u32) {
-        self.indices.remove(&index);
+        if self.indices.remove(&index).is_some() {
+            self.live.remove(index);
+        }
     }
 
     pub(crate) fn release_indices(&mut self, ended: Vec<u32>) {

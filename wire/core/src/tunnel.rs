@@ -204,6 +204,13 @@ impl Tunnel {
         (!keypair.expired(now.instant)).then(|| Arc::clone(&keypair.receive))
     }
 
+    /// Which indices [`Tunnel::session`] may know, to be asked without the tunnel: so that messages for sessions that do
+    /// not exist need no lock on it.
+    #[must_use]
+    pub fn live_indices(&self) -> Arc<crate::LiveIndices> {
+        Arc::clone(&self.device.live)
+    }
+
     /// Judges opened data messages that came in this order through one session from one source,
     /// and appends one verdict each.
     pub fn received(

@@ -6,7 +6,8 @@
 //!
 //! What strangers send may cost this thread its time, and nobody else's: the packet threads only classify, copy and go
 //! on; a full box loses the letter. The lock on the tunnel is taken for what a doorkeeper has let in, after the one key
-//! agreement that anybody can demand. The thread gives way to the packet threads where CPUs are short.
+//! agreement that anybody can demand. The thread has the priority of the others: what strangers can make it do is bounded
+//! by the doorkeeper, and a session that cannot be renewed on a busy machine ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,8 +22,6 @@ use super::{Shared, counter};
 const LETTERS: usize = 1024;
 /// Longest handshake message: an initiation (§5.4.2 of the WireGuard paper).
 const LONGEST: usize = 148;
-/// `nice(2)` value: about a tenth of a CPU that the packet threads want too, all of one that they leave.
-const NICE: i32 = 10;
 
 /// One handshake message as it came.
 struct Letter {
@@ -84,9 +83,6 @@ impl Handshakes {
 
     /// Takes letters until nobody can leave any more.
     pub(super) fn run(mut self) {
-        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-            tracing::info!(%error, "handshakes do not give way to packets");
-        }
         while let Ok(letter) = self.letters.recv() {
             self.follow();
             match self.take(&letter) {

@@ -9,7 +9,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use wire_core::{Message, OpenError, Opened, Payload, ReceiveSession, Transmit, Verdict};
+use wire_core::{
+    LiveIndices, Message, OpenError, Opened, Payload, ReceiveSession, Transmit, Verdict,
+};
 
 use super::Shared;
 use super::counter;
@@ -28,6 +30,7 @@ const TURN: usize = 32;
 pub(super) struct Inbound {
     shared: Arc<Shared>,
     letterbox: Letterbox,
+    live: Arc<LiveIndices>,
     buffer: Box<[u8]>,
     merger: Merger,
     arrivals: Arrivals,
@@ -63,8 +66,10 @@ impl Inbound {
             tcp: offload != Offload::None,
             udp: offload == Offload::Udp,
         };
+        let live = shared.tunnel().live_indices();
         Self {
             shared,
+            live,
             letterbox,
             buffer: vec![0; JOINED].into_boxed_slice(),
             merger: Merger::new(joins),
@@ -161,7 +166,12 @@ impl Inbound {
         let current = self.arrivals.session.as_ref();
         if current.is_none_or(|session| session.index() != receiver) {
             self.judge(buffer, incoming);
-            self.arrivals.session = self.shared.tunnel().session(receiver, now());
+            // What strangers make up does not get as far as the lock.
+            self.arrivals.session = self
+                .live
+                .may_hold(receiver)
+                .then(|| self.shared.tunnel().session(receiver, now()))
+                .flatten();
         }
         let counters = &self.shared.counters;
         let Some(session) = &self.arrivals.session else {

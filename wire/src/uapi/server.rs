@@ -62,7 +62,14 @@ impl Listener {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => (),
         }
-        let socket = UnixListener::bind(path)?;
+        let socket = match UnixListener::bind(path) {
+            // Whoever tidies up may take the folder away as long as it is empty.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::create_dir_all(directory)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         socket.set_nonblocking(true)?;
         Ok(Self {

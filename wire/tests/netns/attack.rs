@@ -9,6 +9,7 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -135,21 +136,15 @@ fn stands(kind: Kind, sources: Sources, target: &str) {
     let siege = Siege::new(Make::Meshwire, Make::Meshwire);
     bulk(&siege.a.namespace, &siege.b.namespace, siege.b.v4(), MIB);
     let (sessions, before) = (siege.sessions(), siege.b.tunnel.resident());
+    let (a, b) = (&siege.a, &siege.b);
     let sent = siege.under(target, kind, sources, || {
-        bulk(
-            &siege.a.namespace,
-            &siege.b.namespace,
-            siege.b.v4(),
-            2 * MIB,
-        );
-        bulk(
-            &siege.b.namespace,
-            &siege.a.namespace,
-            siege.a.v6(),
-            2 * MIB,
-        );
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(1) {
+            bulk(&a.namespace, &b.namespace, b.v4(), 2 * MIB);
+            bulk(&b.namespace, &a.namespace, a.v6(), 2 * MIB);
+        }
     });
-    assert!(sent.datagrams > 1000, "{sent:?}");
+    assert!(sent.datagrams > 300, "{sent:?}");
     echo(
         &siege.a.namespace,
         &siege.b.namespace,

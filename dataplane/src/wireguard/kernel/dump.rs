@@ -120,5 +120,8 @@ fn read_time(bytes: &[u8]) -> Option<Duration> {
     let (seconds, nanoseconds) = (bytes.get(..8)?, bytes.get(8..16)?);
     let nanoseconds = u32::try_from(u64_ne(nanoseconds)?).ok()?;
 
-    Some(Duration::new(u64_ne(seconds)?, nanoseconds.min(999_999_999)))
+    Some(Duration::new(
+        u64_ne(seconds)?,
+        nanoseconds.min(999_999_999),
+    ))
 }

@@ -514,7 +514,10 @@ async fn a_server_whose_store_is_gone_does_not_begin_a_new_mesh_under_the_old_ca
             }
         }
         let refused = start_server(directory.path(), address).await;
-        assert!(refused.contains("store.db is missing or empty"), "{refused}");
+        assert!(
+            refused.contains("store.db is missing or empty"),
+            "{refused}"
+        );
     }
     assert!(!store.exists(), "nothing was made in its place");
 }
@@ -540,6 +543,12 @@ async fn a_damaged_store_is_named_and_left_as_it_is() {
     let address = served.address;
     let directory = served.stop().await;
     let path = directory.path().join("store.db");
+    // What is still in the log would make up for it.
+    for log in ["store.db-wal", "store.db-shm"].map(|name| directory.path().join(name)) {
+        if log.exists() {
+            fs::remove_file(log).unwrap();
+        }
+    }
     fs::write(&path, b"not a database at all, but long enough".repeat(200)).unwrap();
     let before = fs::read(&path).unwrap();
 

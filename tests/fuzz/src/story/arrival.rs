@@ -26,7 +26,13 @@ impl Story {
     fn portrait(&self) -> Portrait {
         let peers = self.a.peers().map(|peer| {
             let (received, sent) = (peer.received_bytes, peer.sent_bytes);
-            (peer.public_key, peer.endpoint, peer.last_handshake, received, sent)
+            (
+                peer.public_key,
+                peer.endpoint,
+                peer.last_handshake,
+                received,
+                sent,
+            )
         });
         (peers.collect(), self.a.poll_timeout())
     }
@@ -77,9 +83,13 @@ impl Story {
             Payload::Keepalive | Payload::Bad(_) => Vec::new(),
         };
         let mut verdicts = Vec::new();
-        self.a.received(&session, source.into(), &[opened], &mut verdicts, now);
+        self.a
+            .received(&session, source.into(), &[opened], &mut verdicts, now);
         let [verdict] = verdicts[..] else {
-            return Err(Broken(format!("one packet got {} verdicts", verdicts.len())));
+            return Err(Broken(format!(
+                "one packet got {} verdicts",
+                verdicts.len()
+            )));
         };
         self.fate.note(format!("data: {verdict:?}"));
         if verdict == Verdict::Deliver {
@@ -90,10 +100,15 @@ impl Story {
 
     fn check_delivered(&mut self, packet: Vec<u8>) -> Result<(), Broken> {
         promise(self.sealed.get(&packet) == Some(&Sealed::Own), || {
-            format!("delivered what b did not send from its own address: {}", hex::encode(&packet))
+            format!(
+                "delivered what b did not send from its own address: {}",
+                hex::encode(&packet)
+            )
         })?;
         let text = hex::encode(&packet);
-        promise(self.delivered.insert(packet), || format!("delivered twice: {text}"))
+        promise(self.delivered.insert(packet), || {
+            format!("delivered twice: {text}")
+        })
     }
 
     /// Whoever is no peer gets no more bytes than it sent, and only a cookie, where it sent from.
@@ -109,7 +124,12 @@ impl Story {
         let is_there = answer.destination.remote == source && answer.peer.is_none();
         promise(
             is_cookie && is_there && answer.datagram.len() <= datagram.len(),
-            || format!("a stranger's {} bytes got the answer {answer:?}", datagram.len()),
+            || {
+                format!(
+                    "a stranger's {} bytes got the answer {answer:?}",
+                    datagram.len()
+                )
+            },
         )?;
         promise(self.a.poll_transmit().is_none(), || {
             "a stranger got two answers".into()
@@ -129,7 +149,9 @@ impl Story {
             Outbound::Seal(mut batch) => {
                 let mut datagram = vec![0; size + DATA_OVERHEAD];
                 let sealed = batch.seal(&mut datagram);
-                promise(sealed.is_ok(), || format!("a granted packet is not sealed: {sealed:?}"))?;
+                promise(sealed.is_ok(), || {
+                    format!("a granted packet is not sealed: {sealed:?}")
+                })?;
                 if batch.endpoint().remote == outer(B) && !self.is_deaf {
                     receive_quietly(&mut self.b, &datagram, now);
                 }

@@ -30,8 +30,8 @@ pub(super) fn sign(datagram: &mut [u8], receiver: &PublicKey) {
         .chain_update(b"mac1----")
         .chain_update(receiver.as_bytes())
         .finalize();
-    let mut mac = <Blake2sMac<U16> as KeyInit>::new_from_slice(&key)
-        .expect("32 bytes are a key of BLAKE2s");
+    let mut mac =
+        <Blake2sMac<U16> as KeyInit>::new_from_slice(&key).expect("32 bytes are a key of BLAKE2s");
     Mac::update(&mut mac, &datagram[..signed]);
     datagram[signed..signed + 16].copy_from_slice(&mac.finalize().into_bytes());
 }

@@ -5,8 +5,8 @@ use crate::{Dice, mutation, story::Story};
 
 /// Stories (see [`crate::story`]) that are mostly about data.
 ///
-/// Promises, beside those of [`Handshake`](super::handshake::Handshake): what is delivered is what the peer sealed, byte
-/// for byte, from an address that is its own, and once.
+/// Promises, beside those of [`Handshake`](super::handshake::Handshake): what is delivered is what the peer sealed,
+/// byte for byte, from an address that is its own, and once.
 #[derive(Clone, Copy, Debug)]
 pub struct Data;
 
@@ -46,7 +46,10 @@ fn step(dice: &mut Dice) -> String {
         18 => format!("splice {near} {} {}", dice.roll(10), dice.roll(120)),
         19 => format!("raw 04000000{}", hex::encode(dice.bytes(28))),
         20 => format!("ask {}", dice.edge() % 1400),
-        21 => format!("wait {}", [1, 10_001, 15_001, 121_000, 165_001, 181_000][dice.roll(6)]),
+        21 => format!(
+            "wait {}",
+            [1, 10_001, 15_001, 121_000, 165_001, 181_000][dice.roll(6)]
+        ),
         22 => "begin".into(),
         _ => ["psk 1", "drop", "add", "down", "up", "deaf", "hear"][dice.roll(7)].into(),
     }

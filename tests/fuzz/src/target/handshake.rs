@@ -44,7 +44,10 @@ fn step(dice: &mut Dice) -> String {
         }
         17 => format!("ask {}", dice.roll(50)),
         18 => format!("send {}", dice.roll(50)),
-        19 => format!("wait {}", [1, 30, 5_400, 16_000, 121_000, 200_000][dice.roll(6)]),
+        19 => format!(
+            "wait {}",
+            [1, 30, 5_400, 16_000, 121_000, 200_000][dice.roll(6)]
+        ),
         20 if dice.one_in(4) => format!("flood {}", dice.roll(1500)),
         20 => format!("flood {}", dice.roll(40)),
         21 => ["deaf", "hear"][dice.roll(2)].into(),

@@ -34,19 +34,28 @@ impl Target for LabFile {
             .map_err(|error| Broken(format!("a lab cannot be written: {error}")))?;
         let again = Document::parse("again", &yaml)
             .map_err(|error| Broken(format!("a written lab is refused: {error}\n{yaml}")))?;
-        promise(again == document, || format!("{document:?} is read back as {again:?}"))?;
+        promise(again == document, || {
+            format!("{document:?} is read back as {again:?}")
+        })?;
         match Layout::plan(&document.spec) {
             Ok(layout) => {
-                let mut given: Vec<_> = layout.hosts.iter().flat_map(lab::Host::addresses).collect();
+                let mut given: Vec<_> =
+                    layout.hosts.iter().flat_map(lab::Host::addresses).collect();
                 let count = given.len();
                 given.sort_unstable();
                 given.dedup();
-                promise(given.len() == count, || "two devices have one address".into())?;
+                promise(given.len() == count, || {
+                    "two devices have one address".into()
+                })?;
                 Ok(Fate::of("laid out"))
             }
             Err(error) => {
                 let word = error.to_string();
-                let word = if word.contains("two hosts") { "twice" } else { "exhausted" };
+                let word = if word.contains("two hosts") {
+                    "twice"
+                } else {
+                    "exhausted"
+                };
                 Ok(Fate::of(format!("not laid out: {word}")))
             }
         }
@@ -54,10 +63,20 @@ impl Target for LabFile {
 }
 
 fn refused(error: &str) -> Result<Fate, Broken> {
-    promise(error.contains("lab.yaml"), || format!("it names no file: {error}"))?;
+    promise(error.contains("lab.yaml"), || {
+        format!("it names no file: {error}")
+    })?;
     let field = error.split(": ").nth(1).unwrap_or_default();
-    let field: String = field.chars().filter(|c| c.is_ascii_alphabetic() || *c == '.').take(40).collect();
+    let field: String = field
+        .chars()
+        .filter(|c| c.is_ascii_alphabetic() || *c == '.')
+        .take(40)
+        .collect();
     let known = ["spec", "metadata", "kind", "apiVersion"];
     let is_known = known.contains(&field.split('.').next().unwrap_or_default());
-    Ok(Fate::of(if is_known { format!("refused: {field}") } else { "refused".to_owned() }))
+    Ok(Fate::of(if is_known {
+        format!("refused: {field}")
+    } else {
+        "refused".to_owned()
+    }))
 }

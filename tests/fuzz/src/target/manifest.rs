@@ -68,19 +68,26 @@ fn refused(errors: &[ManifestError]) -> Result<Fate, Broken> {
     promise(!errors.is_empty(), || "refused without an error".into())?;
     for error in errors {
         let place = error.to_string().starts_with("mesh.yaml, document ");
-        promise(place && error.position.document > 0, || format!("it names no place: {error}"))?;
+        promise(place && error.position.document > 0, || {
+            format!("it names no place: {error}")
+        })?;
         match &error.error {
             Fault::Text(_) => fate.note("refused: no YAML"),
             Fault::Field(error) => {
                 let letter = |c: &char| c.is_ascii_alphabetic() || *c == '.';
                 let field: String = error.field.chars().filter(letter).take(32).collect();
                 let is_path = error.field.len() < 4096;
-                promise(is_path, || format!("the field has {} bytes", error.field.len()))?;
+                promise(is_path, || {
+                    format!("the field has {} bytes", error.field.len())
+                })?;
                 // Names that somebody made up are no fate of their own.
                 let known = field.split('.').next().unwrap_or_default();
                 fate.note(match known {
                     "metadata" | "spec" | "kind" | "apiVersion" | "status" => {
-                        format!("refused: {}", field.split('.').take(2).collect::<Vec<_>>().join("."))
+                        format!(
+                            "refused: {}",
+                            field.split('.').take(2).collect::<Vec<_>>().join(".")
+                        )
                     }
                     _ => "refused: some other field".to_owned(),
                 });
@@ -92,18 +99,36 @@ fn refused(errors: &[ManifestError]) -> Result<Fate, Broken> {
 
 fn survives(document: &Document) -> Result<(), Broken> {
     let object = &document.object;
-    Resource::try_from(object)
-        .map_err(|error| Broken(format!("{} was taken and cannot be read: {error}", object.key())))?;
-    let yaml = serde_yaml_ng::to_string(object)
-        .map_err(|error| Broken(format!("{} cannot be written as YAML: {error}", object.key())))?;
-    let json = serde_json::to_string(object)
-        .map_err(|error| Broken(format!("{} cannot be written as JSON: {error}", object.key())))?;
+    Resource::try_from(object).map_err(|error| {
+        Broken(format!(
+            "{} was taken and cannot be read: {error}",
+            object.key()
+        ))
+    })?;
+    let yaml = serde_yaml_ng::to_string(object).map_err(|error| {
+        Broken(format!(
+            "{} cannot be written as YAML: {error}",
+            object.key()
+        ))
+    })?;
+    let json = serde_json::to_string(object).map_err(|error| {
+        Broken(format!(
+            "{} cannot be written as JSON: {error}",
+            object.key()
+        ))
+    })?;
     for text in [yaml, json] {
         let again = manifest::parse("again", &text).map_err(|errors| {
-            Broken(format!("{} is refused when applied again: {}\n{text}", object.key(), errors[0]))
+            Broken(format!(
+                "{} is refused when applied again: {}\n{text}",
+                object.key(),
+                errors[0]
+            ))
         })?;
         let same = matches!(&again[..], [document] if document.object == *object);
-        promise(same, || format!("{object:?}\nis read back as\n{again:?}\nfrom\n{text}"))?;
+        promise(same, || {
+            format!("{object:?}\nis read back as\n{again:?}\nfrom\n{text}")
+        })?;
     }
     Ok(())
 }

@@ -33,7 +33,9 @@ impl Target for NodeObject {
             .map_err(|error| Broken(format!("an object cannot be written: {error}")))?;
         let again: Object = serde_json::from_str(&text)
             .map_err(|error| Broken(format!("a written object cannot be read: {error}: {text}")))?;
-        promise(again == object, || format!("{object:?} was read back as {again:?}"))?;
+        promise(again == object, || {
+            format!("{object:?} was read back as {again:?}")
+        })?;
         let node = match Node::try_from(&object) {
             Ok(node) => node,
             Err(error) => {
@@ -52,13 +54,27 @@ impl Target for NodeObject {
 fn replays(node: &Node) -> Result<(), Broken> {
     let text = serde_json::to_string(node)
         .map_err(|error| Broken(format!("a node cannot be recorded: {error}")))?;
-    let again: Node = serde_json::from_str(&text)
-        .map_err(|error| Broken(format!("a recorded node cannot be replayed: {error}: {text}")))?;
-    promise(again == *node, || format!("{node:?} is replayed as {again:?}"))?;
+    let again: Node = serde_json::from_str(&text).map_err(|error| {
+        Broken(format!(
+            "a recorded node cannot be replayed: {error}: {text}"
+        ))
+    })?;
+    promise(again == *node, || {
+        format!("{node:?} is replayed as {again:?}")
+    })?;
     let families = |addresses: Vec<bool>| addresses.len() < 2 || addresses == [true, false];
     promise(
-        families(node.addresses.iter().map(|net| net.addr().is_ipv4()).collect())
-            && families(node.tunnel_addresses.iter().map(|ip| ip.is_ipv4()).collect()),
+        families(
+            node.addresses
+                .iter()
+                .map(|net| net.addr().is_ipv4())
+                .collect(),
+        ) && families(
+            node.tunnel_addresses
+                .iter()
+                .map(|ip| ip.is_ipv4())
+                .collect(),
+        ),
         || format!("more than one address of a family, or out of order: {node:?}"),
     )
 }
@@ -80,7 +96,11 @@ fn fate(node: &Node) -> Fate {
         Some(Ok(_)) => fate.note("a record"),
         Some(Err(reason)) => {
             let words: Vec<&str> = reason.split(' ').take(4).collect();
-            let words: String = words.join(" ").chars().filter(|c| !c.is_ascii_digit()).collect();
+            let words: String = words
+                .join(" ")
+                .chars()
+                .filter(|c| !c.is_ascii_digit())
+                .collect();
             fate.note(format!("a disabled record: {words}"));
         }
         None => (),

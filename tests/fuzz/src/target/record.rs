@@ -20,7 +20,15 @@ pub struct RecordText;
 
 /// The fields that we know.
 const KNOWN: [&str; 9] = [
-    "version", "node", "epoch", "tunnels", "endpoints", "addresses", "phase", "conditions", "signature",
+    "version",
+    "node",
+    "epoch",
+    "tunnels",
+    "endpoints",
+    "addresses",
+    "phase",
+    "conditions",
+    "signature",
 ];
 
 impl Target for RecordText {
@@ -39,7 +47,9 @@ impl Target for RecordText {
             Ok(record) => record,
             Err(error) => return Ok(Fate::of(reason(&error))),
         };
-        promise(text.len() <= 4096, || "a record of more than 4 KiB was taken".into())?;
+        promise(text.len() <= 4096, || {
+            "a record of more than 4 KiB was taken".into()
+        })?;
         promise(record.node == carrier && record.version == 1, || {
             "the record of another node or version was taken".into()
         })?;
@@ -49,9 +59,14 @@ impl Target for RecordText {
             // What is written out may be longer than what was read: escapes, and fields that were left out.
             Err(error) => return Ok(Fate::of(format!("taken, not written: {}", reason(&error)))),
         };
-        let again = Record::parse(&canonical, &carrier)
-            .map_err(|error| Broken(format!("its canonical text is refused: {error}: {canonical}")))?;
-        promise(again == record, || format!("{record:?} was read back as {again:?}"))?;
+        let again = Record::parse(&canonical, &carrier).map_err(|error| {
+            Broken(format!(
+                "its canonical text is refused: {error}: {canonical}"
+            ))
+        })?;
+        promise(again == record, || {
+            format!("{record:?} was read back as {again:?}")
+        })?;
         promise(again.encode().ok() == Some(canonical), || {
             "the canonical text is not a fixed point".into()
         })?;

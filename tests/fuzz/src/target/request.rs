@@ -38,7 +38,9 @@ impl Target for Requests {
     fn generate(&self, dice: &mut Dice, corpus: &[Vec<u8>]) -> Vec<u8> {
         let mut lines: Vec<String> = Vec::new();
         for _ in 0..1 + dice.roll(12) {
-            let from = dice.pick(corpus).map_or("".into(), |text| String::from_utf8_lossy(text));
+            let from = dice
+                .pick(corpus)
+                .map_or("".into(), |text| String::from_utf8_lossy(text));
             let known: Vec<&str> = from.lines().collect();
             let (one, other) = (dice.pick(&known), dice.pick(&known));
             let (Some(one), Some(other)) = (one, other) else {
@@ -60,7 +62,9 @@ impl Target for Requests {
             let runtime = match runtime {
                 Some(runtime) => runtime,
                 None => {
-                    let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                    let made = tokio::runtime::Builder::new_current_thread()
+                        .enable_all()
+                        .build();
                     runtime.insert(made.map_err(|error| Broken(format!("no runtime: {error}")))?)
                 }
             };
@@ -72,7 +76,10 @@ impl Target for Requests {
 async fn story(text: &str) -> Result<Fate, Broken> {
     let mut fate = Fate::default();
     let folder = directory()?;
-    let callers: Vec<Identity> = ["admin", "n1", "n2"].into_iter().filter_map(line::caller).collect();
+    let callers: Vec<Identity> = ["admin", "n1", "n2"]
+        .into_iter()
+        .filter_map(line::caller)
+        .collect();
     let source = SocketAddr::from(([192, 0, 2, 1], 40_000));
     // Certificates have dates; nothing else of a story looks at the clock.
     let door = Door::open(folder.path(), &callers, source, Timestamp::now())
@@ -90,7 +97,12 @@ async fn story(text: &str) -> Result<Fate, Broken> {
         let message = line.message(&before);
         let reply = door.call(known, &line.path(), &message).await;
         let after = everything(&door).await?;
-        fate.note(format!("{} {}: {:?}", role(known), line.method.name(), reply.code));
+        fate.note(format!(
+            "{} {}: {:?}",
+            role(known),
+            line.method.name(),
+            reply.code
+        ));
         judge(known, &line, &reply, &before, &after)?;
         before = after;
     }
@@ -104,7 +116,11 @@ fn role(caller: Option<&Identity>) -> &'static str {
 /// A folder in memory where there is one: every commit is written through to the disk.
 fn directory() -> Result<tempfile::TempDir, Broken> {
     let memory = Path::new("/dev/shm");
-    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    let made = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
     made.map_err(|error| Broken(format!("no folder: {error}")))
 }
 
@@ -116,7 +132,11 @@ async fn everything(door: &Door) -> Result<Everything, Broken> {
             .list(*kind)
             .await
             .map_err(|error| Broken(format!("{kind} cannot be listed: {error}")))?;
-        all.extend(list.objects.into_iter().map(|object| (object.key(), object)));
+        all.extend(
+            list.objects
+                .into_iter()
+                .map(|object| (object.key(), object)),
+        );
     }
     Ok(all)
 }
@@ -135,11 +155,16 @@ fn judge(
         .filter(|key| before.get(key) != after.get(key))
         .collect();
     promise(is_accepted || changed.is_empty(), || {
-        format!("refused with {:?}, but changed {changed:?}: {line:?}", reply.code)
+        format!(
+            "refused with {:?}, but changed {changed:?}: {line:?}",
+            reply.code
+        )
     })?;
     // A host joins by its token, which is what it shows in place of a certificate.
     let joins = line.method == Method::Raw && line.path().contains(".Join/");
-    promise(caller.is_some() || joins || !is_accepted, || format!("a stranger may {line:?}"))?;
+    promise(caller.is_some() || joins || !is_accepted, || {
+        format!("a stranger may {line:?}")
+    })?;
     for key in changed {
         right::check(caller, before.get(key), after.get(key))
             .map_err(|promise| Broken(format!("{promise}: {line:?}")))?;
@@ -153,7 +178,11 @@ fn judge(
 fn is_well_formed(object: &Object) -> Result<(), Broken> {
     let text = serde_json::to_string(object)
         .map_err(|error| Broken(format!("what is stored cannot be written: {error}")))?;
-    promise(text.len() <= (256 << 10) + 4096, || format!("{} bytes were stored", text.len()))?;
+    promise(text.len() <= (256 << 10) + 4096, || {
+        format!("{} bytes were stored", text.len())
+    })?;
     let again: Option<Object> = serde_json::from_str(&text).ok();
-    promise(again.as_ref() == Some(object), || format!("{object:?} is read back as {again:?}"))
+    promise(again.as_ref() == Some(object), || {
+        format!("{object:?} is read back as {again:?}")
+    })
 }

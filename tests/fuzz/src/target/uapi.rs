@@ -64,21 +64,35 @@ fn answer(
     let wanted = model.take(lines);
     let word = match outcome {
         Ok(Request::Get) => {
-            promise(wanted == Ok(model::Taken::Get), || format!("taken as a get: {wanted:?}"))?;
+            promise(wanted == Ok(model::Taken::Get), || {
+                format!("taken as a get: {wanted:?}")
+            })?;
             "get".to_owned()
         }
         Ok(Request::Set(configuration)) => {
             promise(wanted == Ok(model::Taken::Set), || {
                 let text = lines.iter().map(|line| String::from_utf8_lossy(line));
-                format!("taken, but {wanted:?}: {}", text.collect::<Vec<_>>().join("\\n"))
+                format!(
+                    "taken, but {wanted:?}: {}",
+                    text.collect::<Vec<_>>().join("\\n")
+                )
             })?;
             is_written_and_read_again(&configuration)?;
             let peers = configuration.peers.len();
             apply(tunnel, *configuration);
-            format!("set, {} peers", if peers > 3 { "more".to_owned() } else { peers.to_string() })
+            format!(
+                "set, {} peers",
+                if peers > 3 {
+                    "more".to_owned()
+                } else {
+                    peers.to_string()
+                }
+            )
         }
         Err(errno) => {
-            promise(wanted.is_err(), || format!("refused with {errno}, but the model takes it"))?;
+            promise(wanted.is_err(), || {
+                format!("refused with {errno}, but the model takes it")
+            })?;
             format!("refused: {errno}")
         }
     };
@@ -105,23 +119,39 @@ fn is_written_and_read_again(configuration: &Configuration) -> Result<(), Broken
     let mut parser = Parser::default();
     let mut outcomes = text.split('\n').filter_map(|line| parser.line(line));
     match (outcomes.next(), outcomes.next()) {
-        (Some(Ok(Request::Set(again))), None) => {
-            promise(again.encode() == text, || "a request is not the same when read again".into())
-        }
+        (Some(Ok(Request::Set(again))), None) => promise(again.encode() == text, || {
+            "a request is not the same when read again".into()
+        }),
         (_, _) => Err(Broken::new("a written request is not read as one request")),
     }
 }
 
 fn now() -> Now {
-    Now { instant: Instant::now(), unix: Duration::from_secs(1_767_225_600) }
+    Now {
+        instant: Instant::now(),
+        unix: Duration::from_secs(1_767_225_600),
+    }
 }
 
 fn line(dice: &mut Dice) -> String {
-    let key = ["01", "02", "03", "a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209"]
-        [dice.roll(4)];
-    let key = if key.len() == 2 { key.repeat(32) } else { key.to_owned() };
+    let key = [
+        "01",
+        "02",
+        "03",
+        "a4e09292b651c278b9772c569f5fa9bb13d906b46ab68c9df9dc2b4409f8a209",
+    ][dice.roll(4)];
+    let key = if key.len() == 2 {
+        key.repeat(32)
+    } else {
+        key.to_owned()
+    };
     let length = dice.roll(34);
-    let network = format!("{}.{}.0.{}/{length}", 10 + dice.roll(2), dice.roll(3), dice.roll(3));
+    let network = format!(
+        "{}.{}.0.{}/{length}",
+        10 + dice.roll(2),
+        dice.roll(3),
+        dice.roll(3)
+    );
     match dice.roll(26) {
         0..=2 => "set=1".into(),
         3 => "get=1".into(),
@@ -135,10 +165,21 @@ fn line(dice: &mut Dice) -> String {
         17 => format!("endpoint={}", mutation::word(dice)),
         18 => format!("endpoint=192.0.2.{}:{}", dice.roll(3), dice.roll(3)),
         19 => format!("persistent_keepalive_interval={}", dice.edge()),
-        20 => ["replace_allowed_ips=true", "replace_peers=true", "update_only=true", "remove=true"]
-            [dice.roll(4)].into(),
+        20 => [
+            "replace_allowed_ips=true",
+            "replace_peers=true",
+            "update_only=true",
+            "remove=true",
+        ][dice.roll(4)]
+        .into(),
         21 => format!("preshared_key={key}"),
-        22 => ["protocol_version=1", "protocol_version=2", "errno=0", "rx_bytes=1"][dice.roll(4)].into(),
+        22 => [
+            "protocol_version=1",
+            "protocol_version=2",
+            "errno=0",
+            "rx_bytes=1",
+        ][dice.roll(4)]
+        .into(),
         23 => format!("listen_port={}", dice.edge()),
         24 => format!("fwmark={}", dice.edge()),
         _ => format!("{}={}", mutation::word(dice), mutation::word(dice)),

@@ -53,19 +53,43 @@ impl User {
             space.address("eth0", &format!("192.0.2.{number}/24"));
             space.address("eth0", &format!("2001:db8::{number}/64"));
         }
+        until("the addresses are settled", || {
+            [&here, &there]
+                .iter()
+                .all(|space| !space.ip("addr show").contains("tentative"))
+        });
         let keys = Keys::generate();
         let other = Device::new(make, &there, 6002);
-        other.wg(&format!("peer {} allowed-ips 10.7.0.1/32,fd07::1/128", keys.public));
-        other.up(&["10.7.0.2/24", "fd07::2/64", "198.51.100.7/32", "2001:db8:7::7/128"]);
+        other.wg(&format!(
+            "peer {} allowed-ips 10.7.0.1/32,fd07::1/128",
+            keys.public
+        ));
+        other.up(&[
+            "10.7.0.2/24",
+            "fd07::2/64",
+            "198.51.100.7/32",
+            "2001:db8:7::7/128",
+        ]);
         let name = unique("wsq");
         let folder = std::env::temp_dir().join(&name);
         fs::create_dir(&folder).unwrap();
         let resolvconf = folder.join("resolvconf");
         let noted = folder.join("noted");
-        let script = format!("#!/bin/sh\necho \"$@\" >>{0}\n[ \"$1\" != -a ] || cat >>{0}\n", noted.display());
+        let script = format!(
+            "#!/bin/sh\necho \"$@\" >>{0}\n[ \"$1\" != -a ] || cat >>{0}\n",
+            noted.display()
+        );
         fs::write(&resolvconf, script).unwrap();
         fs::set_permissions(&resolvconf, fs::Permissions::from_mode(0o755)).unwrap();
-        Self { make, here, there, other, keys, name, folder }
+        Self {
+            make,
+            here,
+            there,
+            other,
+            keys,
+            name,
+            folder,
+        }
     }
 
     fn file(&self) -> PathBuf {
@@ -79,7 +103,11 @@ impl User {
             self.keys.private
         );
         let public = &self.other.keys.public;
-        writeln!(text, "[Peer]\nPublicKey = {public}\nEndpoint = 192.0.2.2:6002\nAllowedIPs = {allowed_ips}").unwrap();
+        writeln!(
+            text,
+            "[Peer]\nPublicKey = {public}\nEndpoint = 192.0.2.2:6002\nAllowedIPs = {allowed_ips}"
+        )
+        .unwrap();
         fs::write(self.file(), text).unwrap();
         fs::set_permissions(self.file(), fs::Permissions::from_mode(0o600)).unwrap();
     }
@@ -101,19 +129,31 @@ impl User {
         self.quick("up").unwrap_or_else(|error| panic!("{error}"));
         let kind = self.here.ip(&format!("-d link show {}", self.name));
         let is_kernel = kind.contains(" wireguard ");
-        assert_eq!(is_kernel, self.make == Make::Kernel, "wg-quick chose another make: {kind}");
+        assert_eq!(
+            is_kernel,
+            self.make == Make::Kernel,
+            "wg-quick chose another make: {kind}"
+        );
     }
 
     fn down(&self) {
         self.quick("down").unwrap_or_else(|error| panic!("{error}"));
         until("the process has ended", || {
-            attempt(&format!("ip netns pids {}", self.here.name()), "").unwrap().is_empty()
+            attempt(&format!("ip netns pids {}", self.here.name()), "")
+                .unwrap()
+                .is_empty()
         });
     }
 
     /// All that a device of `wg-quick` could leave behind.
     fn machine(&self) -> String {
-        let looks = ["-o addr show", "-4 rule show", "-6 rule show", "-4 route show table all", "-6 route show table all"];
+        let looks = [
+            "-o addr show",
+            "-4 rule show",
+            "-6 rule show",
+            "-4 route show table all",
+            "-6 route show table all",
+        ];
         let mut text = String::new();
         for look in looks {
             writeln!(text, "{}", self.here.ip(look)).unwrap();
@@ -122,7 +162,10 @@ impl User {
         writeln!(text, "{}", self.here.exec("nft list ruleset")).unwrap();
         writeln!(text, "socket: {}", fs::exists(socket).unwrap()).unwrap();
         // Lifetimes and hop limits of what the kernel learns by itself come and go.
-        text.lines().filter(|line| !line.contains("proto ra")).collect::<Vec<_>>().join("\n")
+        text.lines()
+            .filter(|line| !line.contains("proto ra"))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     fn noted(&self) -> String {
@@ -155,7 +198,10 @@ fn up_makes_the_device_that_its_file_describes_and_down_leaves_nothing(make: Mak
     assert!(addresses.contains("10.7.0.1/24") && addresses.contains("fd07::1/64"));
     let routes = user.here.ip(&format!("route show dev {}", user.name));
     assert!(routes.contains("198.51.100.0/24"), "{routes}");
-    assert_eq!(user.wg(&format!("show {} listen-port", user.name)).trim(), "6001");
+    assert_eq!(
+        user.wg(&format!("show {} listen-port", user.name)).trim(),
+        "6001"
+    );
     echo(&user.here, &user.there, "10.7.0.2", [100, 1392]);
     echo(&user.here, &user.there, "198.51.100.7", [100]);
     tcp(&user.here, &user.there, "fd07::2", 2, 128 << 10);
@@ -170,14 +216,27 @@ fn a_default_route_goes_through_the_tunnel_and_nothing_beside(make: Make) {
     let before = user.machine();
     user.write("MTU = 1380", "0.0.0.0/0, ::/0");
     user.up();
-    assert!(user.here.ip(&format!("link show {}", user.name)).contains("mtu 1380"));
+    assert!(
+        user.here
+            .ip(&format!("link show {}", user.name))
+            .contains("mtu 1380")
+    );
     for family in ["-4", "-6"] {
         let rules = user.here.ip(&format!("{family} rule show"));
-        assert!(rules.contains("not from all fwmark 0xca6c lookup 51820"), "{rules}");
+        assert!(
+            rules.contains("not from all fwmark 0xca6c lookup 51820"),
+            "{rules}"
+        );
         let routes = user.here.ip(&format!("{family} route show table 51820"));
-        assert!(routes.contains(&format!("default dev {}", user.name)), "{routes}");
+        assert!(
+            routes.contains(&format!("default dev {}", user.name)),
+            "{routes}"
+        );
     }
-    assert_eq!(user.wg(&format!("show {} fwmark", user.name)).trim(), "0xca6c");
+    assert_eq!(
+        user.wg(&format!("show {} fwmark", user.name)).trim(),
+        "0xca6c"
+    );
     // Nothing but the tunnel's own packets leaves beside it.
     user.here.nft(
         "table inet watch { chain out { type filter hook postrouting priority 300
@@ -202,30 +261,56 @@ fn names_are_asked_inside_as_long_as_the_device_is_up(make: Make) {
     user.up();
     let name = &user.name;
     let noted = user.noted();
-    assert!(noted.contains(&format!("-a {name} -m 0 -x")) || noted.contains(&format!("-a tun.{name} -m 0 -x")), "{noted}");
-    for line in ["nameserver 10.7.0.53", "nameserver fd07::53", "search example.org"] {
+    assert!(
+        noted.contains(&format!("-a {name} -m 0 -x"))
+            || noted.contains(&format!("-a tun.{name} -m 0 -x")),
+        "{noted}"
+    );
+    for line in [
+        "nameserver 10.7.0.53",
+        "nameserver fd07::53",
+        "search example.org",
+    ] {
         assert!(noted.contains(line), "{noted}");
     }
     user.down();
     let noted = user.noted();
-    assert!(noted.lines().any(|line| line.starts_with("-d ") && line.contains(&**name)), "{noted}");
+    assert!(
+        noted
+            .lines()
+            .any(|line| line.starts_with("-d ") && line.contains(&**name)),
+        "{noted}"
+    );
 }
 
 fn hooks_run_at_their_moments_with_the_device_s_name(make: Make) {
     let user = User::new(make);
     let noted = user.folder.join("noted");
-    let hook = |moment: &str| format!("{moment} = echo {moment} %i $(cat /sys/class/net/%i/operstate) >>{}\n", noted.display());
-    let hooks: String = ["PreUp", "PostUp", "PreDown", "PostDown"].map(hook).concat();
+    let hook = |moment: &str| {
+        format!(
+            "{moment} = echo {moment} %i $(cat /sys/class/net/%i/operstate) >>{}\n",
+            noted.display()
+        )
+    };
+    let hooks: String = ["PreUp", "PostUp", "PreDown", "PostDown"]
+        .map(hook)
+        .concat();
     user.write(&hooks, "10.7.0.0/24");
     user.up();
     user.down();
     let noted = user.noted();
-    let lines: Vec<Vec<&str>> = noted.lines().map(|line| line.split(' ').collect()).collect();
+    let lines: Vec<Vec<&str>> = noted
+        .lines()
+        .map(|line| line.split(' ').collect())
+        .collect();
     let moments: Vec<&str> = lines.iter().map(|line| line[0]).collect();
     assert_eq!(moments, ["PreUp", "PostUp", "PreDown", "PostDown"]);
     assert!(lines.iter().all(|line| line[1] == user.name));
     // It is there between the first and the last.
-    let states: Vec<&str> = lines.iter().map(|line| line.get(2).copied().unwrap_or("")).collect();
+    let states: Vec<&str> = lines
+        .iter()
+        .map(|line| line.get(2).copied().unwrap_or(""))
+        .collect();
     assert_eq!((states[0], states[3]), ("", ""), "{noted}");
     assert!(["unknown", "up"].contains(&states[1]), "{noted}");
 }
@@ -236,16 +321,28 @@ fn what_was_changed_is_saved(make: Make) {
     user.up();
     echo(&user.here, &user.there, "10.7.0.2", [100]);
     let added = Keys::generate().public;
-    user.wg(&format!("set {} peer {added} allowed-ips 10.66.0.0/16 persistent-keepalive 25", user.name));
+    user.wg(&format!(
+        "set {} peer {added} allowed-ips 10.66.0.0/16 persistent-keepalive 25",
+        user.name
+    ));
     user.quick("save").unwrap();
     assert!(fs::read_to_string(user.file()).unwrap().contains(&added));
-    user.wg(&format!("set {} peer {added} allowed-ips 10.67.0.0/16", user.name));
+    user.wg(&format!(
+        "set {} peer {added} allowed-ips 10.67.0.0/16",
+        user.name
+    ));
     user.down();
     let saved = fs::read_to_string(user.file()).unwrap();
-    assert!(saved.contains("10.67.0.0/16") && saved.contains(&user.keys.private), "{saved}");
+    assert!(
+        saved.contains("10.67.0.0/16") && saved.contains(&user.keys.private),
+        "{saved}"
+    );
     user.up();
     let told = user.wg(&format!("show {} dump", user.name));
-    assert!(told.contains(&added) && told.contains("10.67.0.0/16"), "{told}");
+    assert!(
+        told.contains(&added) && told.contains("10.67.0.0/16"),
+        "{told}"
+    );
     echo(&user.here, &user.there, "10.7.0.2", [100]);
     user.down();
 }
@@ -259,8 +356,12 @@ fn a_new_file_is_taken_over_without_a_new_session(make: Make) {
     let before = handshakes();
     user.write("DNS = 10.7.0.53", "10.7.0.2/32, fd07::2/128");
     let stripped = user.quick("strip").unwrap();
-    assert!(!stripped.contains("DNS") && !stripped.contains("Address"), "{stripped}");
-    user.here.exec_with(&format!("wg syncconf {} /dev/stdin", user.name), &stripped);
+    assert!(
+        !stripped.contains("DNS") && !stripped.contains("Address"),
+        "{stripped}"
+    );
+    user.here
+        .exec_with(&format!("wg syncconf {} /dev/stdin", user.name), &stripped);
     echo(&user.here, &user.there, "fd07::2", [100]);
     assert_eq!(handshakes(), before);
     user.down();

@@ -25,13 +25,19 @@ fn device(make: Make) -> (Device, Space) {
 }
 
 fn configure(device: &Device, text: &str) {
-    device.verb("setconf", "/dev/stdin", text).unwrap_or_else(|error| panic!("{error}"));
+    device
+        .verb("setconf", "/dev/stdin", text)
+        .unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn one_peer_may_have_very_many_allowed_ips(make: Make) {
     let (device, _space) = device(make);
     let keys = Keys::generate();
-    let mut text = format!("[Interface]\nPrivateKey={}\n[Peer]\nPublicKey={}\n", keys.private, Keys::generate().public);
+    let mut text = format!(
+        "[Interface]\nPrivateKey={}\n[Peer]\nPublicKey={}\n",
+        keys.private,
+        Keys::generate().public
+    );
     for a in 1..=255 {
         for b in 0..=255 {
             writeln!(text, "AllowedIPs={a}.{b}.0.0/16,{a:x}::{b:x}/128").unwrap();
@@ -49,7 +55,8 @@ fn many_peers_keep_their_own_allowed_ips(make: Make) {
     for a in 1..=40 {
         let key = Keys::generate().public;
         writeln!(text, "[Peer]\nPublicKey={key}").unwrap();
-        let networks: std::collections::BTreeSet<_> = (1..=52).map(|b| format!("{a}.{b}.0.0/16")).collect();
+        let networks: std::collections::BTreeSet<_> =
+            (1..=52).map(|b| format!("{a}.{b}.0.0/16")).collect();
         for network in &networks {
             writeln!(text, "AllowedIPs={network}").unwrap();
         }
@@ -74,22 +81,41 @@ fn the_last_of_many_peers_is_not_cut(make: Make) {
         writeln!(text, "[Peer]\nPublicKey={}", Keys::generate().public).unwrap();
     }
     let last = Keys::generate().public;
-    writeln!(text, "[Peer]\nPublicKey={last}\nAllowedIPs=255.2.3.4/32,abcd::255/128").unwrap();
+    writeln!(
+        text,
+        "[Peer]\nPublicKey={last}\nAllowedIPs=255.2.3.4/32,abcd::255/128"
+    )
+    .unwrap();
     configure(&device, &text);
     let told = device.verb("showconf", "", "").unwrap();
     assert_eq!(told.matches("[Peer]").count(), 30);
     assert!(told.contains("255.2.3.4/32") && told.contains("abcd::255/128"));
-    assert_eq!(device.of_peer("allowed-ips", &last).as_deref(), Some("255.2.3.4/32 abcd::255/128"));
+    assert_eq!(
+        device.of_peer("allowed-ips", &last).as_deref(),
+        Some("255.2.3.4/32 abcd::255/128")
+    );
 }
 
 fn a_peer_without_allowed_ips_stands_before_one_with_many(make: Make) {
     let (device, _space) = device(make);
     let (none, many) = (Keys::generate().public, Keys::generate().public);
     device.wg(&format!("peer {none}"));
-    let networks: Vec<_> = (1..=197).map(|number| format!("abcd::{number:x}")).collect();
+    let networks: Vec<_> = (1..=197)
+        .map(|number| format!("abcd::{number:x}"))
+        .collect();
     device.wg(&format!("peer {many} allowed-ips {}", networks.join(",")));
-    assert_eq!(device.of_peer("allowed-ips", &none).as_deref(), Some("(none)"));
-    assert_eq!(device.of_peer("allowed-ips", &many).unwrap().split_whitespace().count(), 197);
+    assert_eq!(
+        device.of_peer("allowed-ips", &none).as_deref(),
+        Some("(none)")
+    );
+    assert_eq!(
+        device
+            .of_peer("allowed-ips", &many)
+            .unwrap()
+            .split_whitespace()
+            .count(),
+        197
+    );
 }
 
 fn keys_are_told_as_they_were_set_and_taken_away(make: Make) {
@@ -98,10 +124,18 @@ fn keys_are_told_as_they_were_set_and_taken_away(make: Make) {
     device.set_keys(&keys);
     device.wg_with(&format!("peer {peer} preshared-key /dev/stdin"), &secret);
     assert_eq!(device.show("private-key").trim(), keys.private);
-    assert_eq!(device.of_peer("preshared-keys", &peer).as_deref(), Some(secret.trim()));
-    device.wg(&format!("private-key /dev/null peer {peer} preshared-key /dev/null"));
+    assert_eq!(
+        device.of_peer("preshared-keys", &peer).as_deref(),
+        Some(secret.trim())
+    );
+    device.wg(&format!(
+        "private-key /dev/null peer {peer} preshared-key /dev/null"
+    ));
     assert_eq!(device.show("private-key").trim(), "(none)");
-    assert_eq!(device.of_peer("preshared-keys", &peer).as_deref(), Some("(none)"));
+    assert_eq!(
+        device.of_peer("preshared-keys", &peer).as_deref(),
+        Some("(none)")
+    );
 }
 
 fn a_device_is_never_its_own_peer(make: Make) {
@@ -139,7 +173,10 @@ fn a_private_key_is_told_in_its_clamped_form(make: Make) {
 fn decoded(base64: &str) -> Vec<u8> {
     let value = |digit: u8| -> u32 {
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        alphabet.iter().position(|known| *known == digit).unwrap_or(0) as u32
+        alphabet
+            .iter()
+            .position(|known| *known == digit)
+            .unwrap_or(0) as u32
     };
     let mut bytes = Vec::new();
     for four in base64.trim().as_bytes().chunks(4) {
@@ -153,7 +190,10 @@ fn networks_within_networks_are_kept_and_replaced(make: Make) {
     let (device, _space) = device(make);
     let peer = Keys::generate().public;
     for (networks, wanted) in [
-        ("0.0.0.0/0,10.0.0.0/8,100.0.0.0/10,172.16.0.0/12,192.168.0.0/16", 5),
+        (
+            "0.0.0.0/0,10.0.0.0/8,100.0.0.0/10,172.16.0.0/12,192.168.0.0/16",
+            5,
+        ),
         ("0.0.0.0/0", 1),
         ("::/0,1700::/111,5000::/4,e000::/37,9000::/75", 5),
         ("::/0", 1),
@@ -169,7 +209,9 @@ fn networks_within_networks_are_kept_and_replaced(make: Make) {
 fn points_of_low_order_are_never_spoken_to(make: Make) {
     let (mut device, space) = device(make);
     let listening = space.inside(|| UdpSocket::bind("127.0.0.1:1111").unwrap());
-    listening.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    listening
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
     device.set_keys(&Keys::generate());
     // All of Curve25519's (<https://cr.yp.to/ecdh.html#validate>), those below the prime.
     for point in [
@@ -181,14 +223,21 @@ fn points_of_low_order_are_never_spoken_to(make: Make) {
         "7f///////////////////////////////////////38=",
         "7v///////////////////////////////////////38=",
     ] {
-        device.wg(&format!("peer {point} endpoint 127.0.0.1:1111 persistent-keepalive 1"));
+        device.wg(&format!(
+            "peer {point} endpoint 127.0.0.1:1111 persistent-keepalive 1"
+        ));
     }
     device.up(&[]);
     let heard = listening.recv(&mut [0; 256]);
     assert!(heard.is_err(), "{heard:?}");
     // A peer with a key that is one is spoken to at once.
-    device.wg(&format!("peer {} endpoint 127.0.0.1:1111 persistent-keepalive 1", Keys::generate().public));
-    listening.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    device.wg(&format!(
+        "peer {} endpoint 127.0.0.1:1111 persistent-keepalive 1",
+        Keys::generate().public
+    ));
+    listening
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     assert_eq!(listening.recv(&mut [0; 256]).unwrap(), 148);
 }
 
@@ -199,5 +248,9 @@ fn a_device_that_is_not_there_is_said_not_to_be(make: Make) {
     drop(device);
     let gone = || space.attempt(&format!("wg show {name}")).is_err();
     wireguard::until("it is gone", gone);
-    assert!(space.attempt(&format!("wg set {name} listen-port 1")).is_err());
+    assert!(
+        space
+            .attempt(&format!("wg set {name} listen-port 1"))
+            .is_err()
+    );
 }

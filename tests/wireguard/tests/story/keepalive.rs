@@ -15,7 +15,9 @@ fn waiting(make: Make, space: &Space) -> (Device, String) {
     space.address("eth0", "192.0.2.1/24");
     let device = Device::bare(make, space);
     let peer = Keys::generate().public;
-    device.wg(&format!("peer {peer} endpoint 192.0.2.2:1 persistent-keepalive 1"));
+    device.wg(&format!(
+        "peer {peer} endpoint 192.0.2.2:1 persistent-keepalive 1"
+    ));
     (device, peer)
 }
 

@@ -58,12 +58,24 @@ fn keys_change_under_traffic(a: Make, b: Make) {
         // A preshared key comes, changes, and goes, on one end a moment before the other.
         for _ in 0..2 {
             let secret = run("wg genpsk");
-            device_a.wg_with(&format!("peer {} preshared-key /dev/stdin", device_b.keys.public), &secret);
-            device_b.wg_with(&format!("peer {} preshared-key /dev/stdin", device_a.keys.public), &secret);
+            device_a.wg_with(
+                &format!("peer {} preshared-key /dev/stdin", device_b.keys.public),
+                &secret,
+            );
+            device_b.wg_with(
+                &format!("peer {} preshared-key /dev/stdin", device_a.keys.public),
+                &secret,
+            );
             goes_on();
         }
-        device_a.wg_with(&format!("peer {} preshared-key /dev/null", device_b.keys.public), "");
-        device_b.wg_with(&format!("peer {} preshared-key /dev/null", device_a.keys.public), "");
+        device_a.wg_with(
+            &format!("peer {} preshared-key /dev/null", device_b.keys.public),
+            "",
+        );
+        device_b.wg_with(
+            &format!("peer {} preshared-key /dev/null", device_a.keys.public),
+            "",
+        );
         goes_on();
 
         // The private key of one end, which the other learns first.

@@ -15,7 +15,11 @@ stories! {
 fn counted(space: &Space) -> u64 {
     let text = space.exec("nft list table inet tally");
     let (_, rest) = text.split_once("counter packets ").expect("a counter");
-    rest.split(' ').next().expect("a number").parse().expect("a number")
+    rest.split(' ')
+        .next()
+        .expect("a number")
+        .parse()
+        .expect("a number")
 }
 
 fn congestion_on_the_way_is_told_inside(a: Make, b: Make) {
@@ -73,15 +77,21 @@ fn who_sends_to_nobody_is_told_so(a: Make, b: Make) {
         said.expect_err("nobody can answer")
     };
     // No peer has the address …
-    lab.left.ip(&format!("route add 10.99.0.0/16 dev {}", lab.a.name));
-    lab.left.ip(&format!("-6 route add fd99::/16 dev {}", lab.a.name));
+    lab.left
+        .ip(&format!("route add 10.99.0.0/16 dev {}", lab.a.name));
+    lab.left
+        .ip(&format!("-6 route add fd99::/16 dev {}", lab.a.name));
     let said = told("10.99.0.1");
     assert!(said.contains("Destination Host Unreachable"), "{said}");
     let said = told("fd99::1");
-    assert!(said.contains("Address unreachable") || said.contains("Destination unreachable"), "{said}");
+    assert!(
+        said.contains("Address unreachable") || said.contains("Destination unreachable"),
+        "{said}"
+    );
     // … or nobody knows where the one is that has it.
     let nowhere = wireguard::Keys::generate().public;
-    lab.a.wg(&format!("peer {nowhere} allowed-ips 10.99.0.0/16"));
+    lab.a
+        .wg(&format!("peer {nowhere} allowed-ips 10.99.0.0/16"));
     let said = told("10.99.0.2");
     assert!(said.contains("Destination Host Unreachable"), "{said}");
     echo(&lab.left, &lab.right, "10.7.0.2", [100]);

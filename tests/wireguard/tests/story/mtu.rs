@@ -10,7 +10,7 @@ stories! {
     a_packet_larger_than_the_way_arrives_in_fragments;
 }
 
-/// Drops datagrams outside that carry more than `mtu` bytes inside: those with 20 of IP, 8 of UDP, 32 of WireGuard more.
+/// Drops datagrams outside that carry more than `mtu` bytes inside: 20 of IP, 8 of UDP and 32 of WireGuard come beside.
 fn narrow(space: &Space, mtu: usize) {
     space.nft(&format!(
         "table inet narrow {{ chain in {{ type filter hook input priority 0
@@ -40,7 +40,10 @@ fn padding_stays_within_the_route_s_mtu() {
     let lab = Cable::new(Make::Kernel, Make::Kernel);
     for (device, other) in [(&lab.a, "10.7.0.2"), (&lab.b, "10.7.0.1")] {
         device.ip(&format!("link set {} mtu 1300", device.name));
-        device.ip(&format!("route add {other}/32 dev {} mtu 1299", device.name));
+        device.ip(&format!(
+            "route add {other}/32 dev {} mtu 1299",
+            device.name
+        ));
     }
     narrow(&lab.left, 1299);
     narrow(&lab.right, 1299);

@@ -56,18 +56,34 @@ impl Translated {
         befriend(&b, &a, "10.7.0.1/32,fd07::1/128");
         a.up(&["10.7.0.1/24", "fd07::1/64"]);
         b.up(&["10.7.0.2/24", "fd07::2/64"]);
-        a.wg(&format!("peer {} endpoint 203.0.113.100:6002", b.keys.public));
-        Self { a, b, left, router, right }
+        a.wg(&format!(
+            "peer {} endpoint 203.0.113.100:6002",
+            b.keys.public
+        ));
+        Self {
+            a,
+            b,
+            left,
+            router,
+            right,
+        }
     }
 
     fn translations(&self) -> usize {
-        self.router.exec("conntrack -L -p udp").lines().filter(|line| line.contains("dport=6002")).count()
+        self.router
+            .exec("conntrack -L -p udp")
+            .lines()
+            .filter(|line| line.contains("dport=6002"))
+            .count()
     }
 }
 
 fn a_keepalive_holds_a_translation_open(a: Make, b: Make) {
     let lab = Translated::new(a, b);
-    lab.a.wg(&format!("peer {} persistent-keepalive 1", lab.b.keys.public));
+    lab.a.wg(&format!(
+        "peer {} persistent-keepalive 1",
+        lab.b.keys.public
+    ));
     echo(&lab.left, &lab.right, "10.7.0.2", [100]);
     assert_eq!(lab.b.endpoint(&lab.a).as_deref(), Some("203.0.113.1:6001"));
     // Longer than the router remembers a flow that says nothing. Nobody but the keepalive speaks.
@@ -80,7 +96,10 @@ fn a_keepalive_holds_a_translation_open(a: Make, b: Make) {
     assert!(lab.right.pings("-c 1 -W 5 10.7.0.1"), "the router forgot");
 
     // Without it, the router forgets, and only the one behind it can begin again.
-    lab.a.wg(&format!("peer {} persistent-keepalive 0", lab.b.keys.public));
+    lab.a.wg(&format!(
+        "peer {} persistent-keepalive 0",
+        lab.b.keys.public
+    ));
     until("the router forgets", || lab.translations() == 0);
     echo(&lab.left, &lab.right, "10.7.0.2", [100]);
 }
@@ -97,7 +116,12 @@ fn a_peer_is_followed_to_its_new_translation(a: Make, b: Make) {
         lab.router.exec("conntrack -F");
         echo(&lab.left, &lab.right, "10.7.0.2", [100]);
         assert_eq!(lab.b.endpoint(&lab.a), Some(format!("203.0.113.1:{port}")));
-        assert!(reaches(&lab.right, &lab.left, "10.7.0.1", Duration::from_secs(10)));
+        assert!(reaches(
+            &lab.right,
+            &lab.left,
+            "10.7.0.1",
+            Duration::from_secs(10)
+        ));
     }
 }
 
@@ -126,11 +150,19 @@ fn a_default_route_through_the_tunnel_does_not_swallow_the_tunnel(a: Make, b: Ma
     left.ip("-6 route add default via fc00::1");
     lab.b.up(&["198.51.100.7/32", "2001:db8:7::7/128"]);
     let everything = "allowed-ips 0.0.0.0/0,::/0";
-    lab.a.wg(&format!("fwmark 0xca6c peer {} {everything}", lab.b.keys.public));
+    lab.a.wg(&format!(
+        "fwmark 0xca6c peer {} {everything}",
+        lab.b.keys.public
+    ));
     for family in ["-4", "-6"] {
-        left.ip(&format!("{family} route add default dev {} table 51820", lab.a.name));
+        left.ip(&format!(
+            "{family} route add default dev {} table 51820",
+            lab.a.name
+        ));
         left.ip(&format!("{family} rule add not fwmark 0xca6c table 51820"));
-        left.ip(&format!("{family} rule add table main suppress_prefixlength 0"));
+        left.ip(&format!(
+            "{family} rule add table main suppress_prefixlength 0"
+        ));
     }
     left.sysctl("net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0");
     let before = lab.b.transfer(&lab.a).0;
@@ -146,7 +178,8 @@ fn who_sends_to_nobody_is_told_so_through_the_translation(a: Make, b: Make) {
     let lab = Translated::new(a, b);
     echo(&lab.left, &lab.right, "10.7.0.2", [100]);
     // The router sends through b's host, which translates what goes into the tunnel to its own address there.
-    lab.right.sysctl("net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0");
+    lab.right
+        .sysctl("net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0");
     lab.right.nft(
         "table ip nat { chain out { type nat hook postrouting priority srcnat
            ip saddr 203.0.113.0/24 ip daddr 10.7.0.0/24 snat to 10.7.0.2
@@ -159,5 +192,8 @@ fn who_sends_to_nobody_is_told_so_through_the_translation(a: Make, b: Make) {
     let said = lab.router.attempt("ping -n -c 1 -W 5 10.7.0.1");
     let said = said.expect_err("nobody can answer");
     assert!(said.contains("Destination Host Unreachable"), "{said}");
-    assert!(said.contains("icmp_seq=1 Destination Host Unreachable"), "{said}");
+    assert!(
+        said.contains("icmp_seq=1 Destination Host Unreachable"),
+        "{said}"
+    );
 }

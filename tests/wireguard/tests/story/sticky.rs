@@ -40,7 +40,12 @@ fn an_answer_comes_from_the_address_that_was_asked(a: Make, b: Make) {
     }
     lab.right.address("eth0", "192.0.2.3/24");
     lab.right.address("eth0", "2001:db8::3/64");
-    for asked in ["192.0.2.1:6001", "[2001:db8::1]:6001", "192.0.2.2:6001", "[2001:db8::2]:6001"] {
+    for asked in [
+        "192.0.2.1:6001",
+        "[2001:db8::1]:6001",
+        "192.0.2.2:6001",
+        "[2001:db8::2]:6001",
+    ] {
         lab.b_goes_to(asked);
         echo(&lab.right, &lab.left, "10.7.0.1", [100]);
         // Had the answer come from another address, b would have followed it there.
@@ -73,11 +78,13 @@ fn a_better_route_takes_over(a: Make, b: Make) {
     for device in ["eth0", "eth1"] {
         lab.left.ip(&format!("route flush dev {device}"));
     }
-    lab.left.ip("route add 192.0.2.0/24 dev eth0 src 192.0.2.1 metric 2");
+    lab.left
+        .ip("route add 192.0.2.0/24 dev eth0 src 192.0.2.1 metric 2");
     lab.a_goes_to("192.0.2.2:6002");
     echo(&lab.left, &lab.right, "10.7.0.2", [100]);
     assert_eq!(lab.b.endpoint(&lab.a).as_deref(), Some("192.0.2.1:6001"));
-    lab.left.ip("route add 192.0.2.0/24 dev eth1 src 192.0.2.3 metric 1");
+    lab.left
+        .ip("route add 192.0.2.0/24 dev eth1 src 192.0.2.3 metric 1");
     echo(&lab.left, &lab.right, "10.7.0.2", [100]);
     let from = match a {
         Make::Kernel => "192.0.2.3:6001",

@@ -29,13 +29,21 @@ impl Apart {
         befriend(&b, &a, "10.7.0.1/32,fd07::1/128");
         a.up(&["10.7.0.1/24", "fd07::1/64"]);
         b.up(&["10.7.0.2/24", "fd07::2/64"]);
-        Self { a, b, left, right, middle }
+        Self {
+            a,
+            b,
+            left,
+            right,
+            middle,
+        }
     }
 
     /// Both know where the other is, over one family.
     pub(crate) fn meet(&self, host: &str) {
-        self.a.wg(&format!("peer {} endpoint {host}:6002", self.b.keys.public));
-        self.b.wg(&format!("peer {} endpoint {host}:6001", self.a.keys.public));
+        self.a
+            .wg(&format!("peer {} endpoint {host}:6002", self.b.keys.public));
+        self.b
+            .wg(&format!("peer {} endpoint {host}:6001", self.a.keys.public));
     }
 }
 
@@ -81,15 +89,20 @@ impl Cable {
     }
 
     pub(crate) fn a_goes_to(&self, endpoint: &str) {
-        self.a.wg(&format!("peer {} endpoint {endpoint}", self.b.keys.public));
+        self.a
+            .wg(&format!("peer {} endpoint {endpoint}", self.b.keys.public));
     }
 
     pub(crate) fn b_goes_to(&self, endpoint: &str) {
-        self.b.wg(&format!("peer {} endpoint {endpoint}", self.a.keys.public));
+        self.b
+            .wg(&format!("peer {} endpoint {endpoint}", self.a.keys.public));
     }
 }
 
 /// Makes `other` a peer of `device`.
 pub(crate) fn befriend(device: &Device, other: &Device, allowed_ips: &str) {
-    device.wg(&format!("peer {} allowed-ips {allowed_ips}", other.keys.public));
+    device.wg(&format!(
+        "peer {} allowed-ips {allowed_ips}",
+        other.keys.public
+    ));
 }

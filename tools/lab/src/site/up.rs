@@ -143,7 +143,12 @@ impl Site {
     }
 
     /// Connects a device to its network by a pair of devices, unless a link of the lab's own does.
-    pub(super) fn plug_in(&mut self, index: usize, host: &Host, device: &Device) -> Result<(), SiteError> {
+    pub(super) fn plug_in(
+        &mut self,
+        index: usize,
+        host: &Host,
+        device: &Device,
+    ) -> Result<(), SiteError> {
         let network = self.state.document.spec.networks[device.network].clone();
         if network.is_impaired() {
             return Ok(());

@@ -190,6 +190,9 @@ fn assert_consistent(tunnel: &Tunnel) {
         }
     }
     assert_eq!(tunnel.device.reserved_indices(), &held, "indices");
+    let live = &tunnel.device.live;
+    assert!(held.keys().all(|index| live.may_hold(*index)));
+    assert_eq!(live.count(), held.len(), "live indices");
 
     let queued: usize = peers.iter().map(|peer| peer.queued_bytes()).sum();
     assert_eq!(tunnel.device.queued_bytes, queued, "queued bytes");

@@ -1,6 +1,6 @@
 //! One call, as a line of text.
 
-use model::{Kind, Object, ObjectKey};
+use model::{Kind, Object, ObjectKey, PublicKey};
 use prost::Message as _;
 use serde_json::{Value, json};
 use store::{Caller, Door, Identity, Store as _};
@@ -98,7 +98,9 @@ impl Line {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (caller, text) = text.trim().split_once(' ')?;
         let (method, rest) = text.split_once(' ')?;
-        let method = Method::ALL.into_iter().find(|known| known.name() == method)?;
+        let method = Method::ALL
+            .into_iter()
+            .find(|known| known.name() == method)?;
         Some(Self {
             caller: caller.to_owned(),
             method,
@@ -119,7 +121,11 @@ impl Line {
             Method::Watch => "Watch",
             Method::Raw => {
                 let path = self.rest.split(' ').next().unwrap_or_default();
-                return if path.ends_with("Watch") { "/".into() } else { path.to_owned() };
+                return if path.ends_with("Watch") {
+                    "/".into()
+                } else {
+                    path.to_owned()
+                };
             }
         };
         format!("/meshd.store.v1.Store/{method}")
@@ -134,17 +140,38 @@ impl Line {
             name: text("name"),
         };
         match self.method {
-            Method::Create => Json { json: self.body.to_string().into() }.encode_to_vec(),
-            Method::Update => Json { json: self.revised(stored).into() }.encode_to_vec(),
+            Method::Create => Json {
+                json: self.body.to_string().into(),
+            }
+            .encode_to_vec(),
+            Method::Update => Json {
+                json: self.revised(stored).into(),
+            }
+            .encode_to_vec(),
             Method::Patch => {
                 let patch = self.body["patch"].to_string().into();
-                Patch { key: Some(key()), patch, revision: text("revision") }.encode_to_vec()
+                Patch {
+                    key: Some(key()),
+                    patch,
+                    revision: text("revision"),
+                }
+                .encode_to_vec()
             }
-            Method::Delete => Delete { key: Some(key()), revision: text("revision") }.encode_to_vec(),
+            Method::Delete => Delete {
+                key: Some(key()),
+                revision: text("revision"),
+            }
+            .encode_to_vec(),
             Method::Get => key().encode_to_vec(),
-            Method::List => Json { json: text("kind").into() }.encode_to_vec(),
+            Method::List => Json {
+                json: text("kind").into(),
+            }
+            .encode_to_vec(),
             Method::Watch => [
-                Json { json: text("kind").into() }.encode_to_vec(),
+                Json {
+                    json: text("kind").into(),
+                }
+                .encode_to_vec(),
                 // Its revision, which none of ours looks like.
                 vec![0x12, 1, b'x'],
             ]
@@ -159,11 +186,15 @@ impl Line {
     fn revised(&self, stored: &Everything) -> String {
         let mut body = self.body.clone();
         let key = serde_json::from_value::<Object>(body.clone()).map(|object| object.key());
-        let revision = key.ok().and_then(|key| stored.get(&key)?.metadata.resource_version.clone());
+        let revision = key
+            .ok()
+            .and_then(|key| stored.get(&key)?.metadata.resource_version.clone());
         if let (Some(revision), Some(metadata)) = (revision, body.get_mut("metadata"))
             && let Some(members) = metadata.as_object_mut()
         {
-            members.entry("resourceVersion").or_insert_with(|| revision.into());
+            members
+                .entry("resourceVersion")
+                .or_insert_with(|| revision.into());
         }
         body.to_string()
     }
@@ -184,7 +215,11 @@ pub(super) fn changed(dice: &mut Dice, one: &str, other: &str) -> String {
     if line.method == Method::Raw {
         let (path, bytes) = line.rest.split_once(' ').unwrap_or((&line.rest, ""));
         let bytes = hex::decode(bytes).unwrap_or_default();
-        let bytes = if dice.one_in(2) { mutation::bytes(dice, bytes) } else { bytes };
+        let bytes = if dice.one_in(2) {
+            mutation::bytes(dice, bytes)
+        } else {
+            bytes
+        };
         return format!("{} raw {path} {}", line.caller, hex::encode(bytes));
     }
     for _ in 0..dice.roll(3) {
@@ -207,15 +242,15 @@ pub(super) async fn furnish(door: &Door) -> Result<(), Broken> {
     let session = door.store().session(Caller::local_admin());
     let pool = json!({"cidr": "10.65.0.0/16", "blockSize": 26, "natOutgoing": true});
     let mut objects = vec![Object::new(&ObjectKey::cluster(Kind::IPPool, "pool"), pool)];
-    for (number, name) in [(1, "n1"), (2, "n2")] {
+    for (number, name) in [(1_u8, "n1"), (2, "n2")] {
         let node = ObjectKey::cluster(Kind::Node, name);
         let mut node = Object::new(&node, json!({}));
         node.metadata.labels.insert("zone".into(), "a".into());
         objects.push(node);
         let claim = ObjectKey::cluster(Kind::AddressClaim, format!("192.0.2.{number}"));
         objects.push(Object::new(&claim, json!({"node": name})));
-        let key = format!("{number:02x}").repeat(32);
-        let claim = ObjectKey::cluster(Kind::KeyClaim, key);
+        let key = PublicKey::new([number; 32]).map_err(|error| Broken(error.to_string()))?;
+        let claim = ObjectKey::cluster(Kind::KeyClaim, key.claim_name());
         objects.push(Object::new(&claim, json!({"node": name})));
     }
     for object in objects {

@@ -66,7 +66,8 @@ fn own_words(before: Option<&Object>, after: Option<&Object>) -> Result<(), Brok
         "a node labelled itself".into()
     })?;
     let foreign = |object: &Object| -> Vec<(String, String)> {
-        let ours = |name: &str| name.contains("meshd.dev/") || name.starts_with("projectcalico.org/");
+        let ours =
+            |name: &str| name.contains("meshd.dev/") || name.starts_with("projectcalico.org/");
         let annotations = object.metadata.annotations.iter();
         annotations
             .filter(|(name, _)| !ours(name))

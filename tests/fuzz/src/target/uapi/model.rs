@@ -64,7 +64,8 @@ impl Model {
         Ok(Taken::Set)
     }
 
-    /// All lines about one peer. `remove` and `update_only` say what becomes of the whole section, wherever they stand.
+    /// All lines about one peer. `remove`, `update_only` and `replace_allowed_ips` say what becomes of the whole
+    /// section, wherever they stand.
     fn section(&mut self, id: Key, lines: &[(&str, &str)]) -> Result<(), String> {
         // Somebody else's section, so that bad lines are found wherever they are not carried out.
         let mut elsewhere = Self::default();
@@ -80,14 +81,22 @@ impl Model {
             return Ok(());
         }
         self.peers.entry(id).or_default();
-        for (key, value) in lines {
-            self.peer_line(id, key, value)?;
+        // What a section replaces again was never meant.
+        let replaced = lines
+            .iter()
+            .rposition(|(key, _)| *key == "replace_allowed_ips")
+            .unwrap_or(0);
+        for (at, (key, value)) in lines.iter().enumerate() {
+            if at >= replaced || *key != "allowed_ip" {
+                self.peer_line(id, key, value)?;
+            }
         }
         Ok(())
     }
 
     fn own_key(&self) -> Option<Key> {
-        self.private.map(|key| *PrivateKey::new(key).public_key().as_bytes())
+        self.private
+            .map(|key| *PrivateKey::new(key).public_key().as_bytes())
     }
 
     fn device_line(&mut self, key: &str, value: &str) -> Result<(), String> {
@@ -148,27 +157,42 @@ impl Model {
     /// Compares with a tunnel, peer by peer.
     pub(super) fn compare(&self, tunnel: &Tunnel) -> Result<(), Broken> {
         let private = tunnel.private_key().map(|key| *key.expose());
-        promise(private == self.private, || "the private key is another".into())?;
+        promise(private == self.private, || {
+            "the private key is another".into()
+        })?;
         let found: BTreeMap<Key, Peer> = tunnel
             .peers()
             .map(|peer| {
-                let preshared = (!peer.preshared_key.is_none()).then(|| *peer.preshared_key.expose());
+                let preshared =
+                    (!peer.preshared_key.is_none()).then(|| *peer.preshared_key.expose());
                 let allowed = peer.allowed_ips.iter().copied().collect();
                 let endpoint = peer.endpoint.map(|endpoint| endpoint.remote);
                 let keepalive = peer.persistent_keepalive;
-                (*peer.public_key.as_bytes(), Peer { preshared, endpoint, keepalive, allowed })
+                (
+                    *peer.public_key.as_bytes(),
+                    Peer {
+                        preshared,
+                        endpoint,
+                        keepalive,
+                        allowed,
+                    },
+                )
             })
             .collect();
         let mut wanted = self.peers.clone();
         wanted.values_mut().for_each(|peer| peer.allowed.sort());
-        promise(found == wanted, || format!("the peers are {found:#?}, and not {wanted:#?}"))?;
+        promise(found == wanted, || {
+            format!("the peers are {found:#?}, and not {wanted:#?}")
+        })?;
         self.compare_routes(tunnel)
     }
 
     /// Every address that a network begins or ends with goes to the longest that has it.
     fn compare_routes(&self, tunnel: &Tunnel) -> Result<(), Broken> {
         let all = || {
-            self.peers.iter().flat_map(|(key, peer)| peer.allowed.iter().map(move |net| (net, key)))
+            self.peers
+                .iter()
+                .flat_map(|(key, peer)| peer.allowed.iter().map(move |net| (net, key)))
         };
         let probes = all().flat_map(|(net, _)| [net.network(), net.broadcast()]);
         for address in probes.take(64) {
@@ -177,7 +201,9 @@ impl Model {
                 .max_by_key(|(net, _)| net.prefix_len())
                 .map(|(_, key)| PublicKey(*key));
             let found = tunnel.route(address).and_then(|peer| tunnel.peer_key(peer));
-            promise(found == owner, || format!("{address} goes to {found:?}, not to {owner:?}"))?;
+            promise(found == owner, || {
+                format!("{address} goes to {found:?}, not to {owner:?}")
+            })?;
         }
         Ok(())
     }
@@ -193,7 +219,11 @@ fn decimal(value: &str, most: u64) -> Result<u64, String> {
         return Err("no decimal number".into());
     }
     let significant = value.trim_start_matches('0');
-    let number = if significant.is_empty() { Ok(0) } else { significant.parse() };
+    let number = if significant.is_empty() {
+        Ok(0)
+    } else {
+        significant.parse()
+    };
     match number {
         Ok(number) if number <= most => Ok(number),
         Ok(_) | Err(_) => Err("too large".into()),
@@ -201,13 +231,22 @@ fn decimal(value: &str, most: u64) -> Result<u64, String> {
 }
 
 fn truth(value: &str) -> Result<(), String> {
-    if value == "true" { Ok(()) } else { Err("not true".into()) }
+    if value == "true" {
+        Ok(())
+    } else {
+        Err("not true".into())
+    }
 }
 
 fn endpoint(value: &str) -> Result<SocketAddr, String> {
     // The loopback device is the first of every namespace.
     let value = value.replace("%lo]", "%1]");
     let endpoint: SocketAddr = value.parse().map_err(|_| "no endpoint")?;
-    let usable = endpoint.port() != 0 && !endpoint.ip().is_unspecified() && !endpoint.ip().is_multicast();
-    if usable { Ok(endpoint) } else { Err("an endpoint that nobody has".into()) }
+    let usable =
+        endpoint.port() != 0 && !endpoint.ip().is_unspecified() && !endpoint.ip().is_multicast();
+    if usable {
+        Ok(endpoint)
+    } else {
+        Err("an endpoint that nobody has".into())
+    }
 }

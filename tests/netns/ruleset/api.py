@@ -3,7 +3,7 @@
 
     api.py PORT
 
-The addresses stand for others: whoever loads a captured ruleset puts its own in their place (see src/ruleset.rs).
+The addresses stand for others: whoever loads a captured ruleset puts its own in their place (see ../tests/firewall.rs).
 """
 import json
 import sys
