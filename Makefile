@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PATH := $(HOME)/.cache/meshd/tools/bin:$(HOME)/.cargo/bin:$(PATH)
 export PATH
 
-.PHONY: help setup build demo lab check test deny bench mutants
+.PHONY: help setup build demo lab check test test-kernel deny bench mutants
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -32,6 +32,9 @@ check: setup ## the quick loop: format, clippy, docs, tidy, unit tests
 
 test: setup ## everything, and one green line (root)
 	@tools/test
+
+test-kernel: setup ## the kernel's own WireGuard, under a test kernel (root)
+	@tools/test-kernel
 
 deny: setup ## licences, sources and bans of what we depend on
 	cargo deny --all-features check bans licenses sources

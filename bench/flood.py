@@ -25,7 +25,6 @@ alone, without the stream; RSS: b's meshwire in MiB, before all and after.
 import argparse
 import json
 import os
-import re
 import shutil
 import signal
 import statistics
@@ -186,7 +185,7 @@ def main():
         sys.exit(f"unknown: {', '.join(unknown)}; known: {', '.join(KINDS)}")
     text = "\n".join(compare(ARGUMENTS.kinds.split(","))) + "\n"
     if ARGUMENTS.write:
-        shown = re.sub(r"--(meshwire|flood) (\"[^\"]*\"|\S+) ?", "", " ".join(sys.argv[1:])).strip()
+        shown = f"--rounds {ARGUMENTS.rounds} --seconds {ARGUMENTS.seconds} --rate {ARGUMENTS.rate} --write"
         text = PAGE.format(arguments=shown) + "\n" + text
         with open(f"{ROOT}/bench/flood.md", "w") as file:
             file.write(text)

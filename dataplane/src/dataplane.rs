@@ -15,9 +15,9 @@ use model::{
 use tokio::sync::mpsc;
 
 use crate::{
-    AddressTarget, KernelEvent, KeySource, NftKey, NftTarget, OpeningTarget, Outcome, Ownership, PeerStatistics,
-    PeerTarget, PodTarget, Reconciler, RouteTarget, RuleTarget, SysctlTarget, TunnelError,
-    TunnelTarget, WatchError, events,
+    AddressTarget, KernelEvent, KeySource, NftKey, NftTarget, OpeningTarget, Outcome, Ownership,
+    PeerStatistics, PeerTarget, PodTarget, Reconciler, RouteTarget, RuleTarget, SysctlTarget,
+    TunnelError, TunnelTarget, WatchError, events,
     events::Watched,
     netlink::NetlinkError,
     nft,

@@ -112,8 +112,18 @@ impl Watched {
         if !expected.devices.iter().eq(plan.tunnels.rows().keys()) {
             expected.devices = plan.tunnels.rows().keys().cloned().collect();
         }
-        let ports = || plan.tunnels.rows().iter().map(|(name, row)| (name, row.port));
-        if !expected.ports.iter().map(|(name, port)| (name, *port)).eq(ports()) {
+        let ports = || {
+            plan.tunnels
+                .rows()
+                .iter()
+                .map(|(name, row)| (name, row.port))
+        };
+        if !expected
+            .ports
+            .iter()
+            .map(|(name, port)| (name, *port))
+            .eq(ports())
+        {
             expected.ports = ports().map(|(name, port)| (name.clone(), port)).collect();
         }
     }

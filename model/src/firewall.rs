@@ -105,7 +105,7 @@ impl fmt::Display for Opening {
         match self {
             Self::DockerUser(family) => {
                 write!(f, "rules for pods in DOCKER-USER ({})", words(*family))
-            },
+            }
         }
     }
 }

@@ -116,8 +116,9 @@ impl Listener {
                 self.relearn(&mut heard);
                 continue;
             };
-            for message in messages(&datagram).filter(|message| self.is_edit_of_others(message)) {
+            for message in messages(&datagram) {
                 match table(&message) {
+                    Some(NFT_TABLE) if self.own_ports.contains(&message.port) => {}
                     Some(NFT_TABLE) => drop(heard.drift.insert(Component::Nft)),
                     Some(_) => heard.rules_of_others = true,
                     None => {}
@@ -233,13 +234,6 @@ impl Listener {
         })
     }
 
-    fn is_edit_of_others(&self, message: &Received<'_>) -> bool {
-        /// `NFT_MSG_NEWGEN`: a transaction is over; its first attribute is a number.
-        const NEW_GENERATION: u16 = 10 << 8 | 15;
-
-        !self.own_ports.contains(&message.port) && message.kind != NEW_GENERATION
-    }
-
     /// Reads the machine's links and addresses.
     pub(super) fn underlay(
         &mut self,
@@ -271,6 +265,12 @@ fn table<'a>(message: &Received<'a>) -> Option<&'a str> {
     /// Bytes of `struct nfgenmsg`; the first attribute of every object's message names its table.
     const HEADER: usize = 4;
     const TABLE: u16 = 1;
+    /// `NFT_MSG_NEWGEN`: a transaction is over; its first attribute is a number.
+    const NEW_GENERATION: u16 = 10 << 8 | 15;
+
+    if message.kind == NEW_GENERATION {
+        return None;
+    }
 
     Attributes::new(message.payload.get(HEADER..)?)
         .find(TABLE)

@@ -158,7 +158,10 @@ impl Target for OpeningTarget {
         Ok(openings)
     }
 
-    fn apply(&mut self, changes: &[Change<Opening, bool>]) -> Result<Vec<Absent<Opening>>, OpeningError> {
+    fn apply(
+        &mut self,
+        changes: &[Change<Opening, bool>],
+    ) -> Result<Vec<Absent<Opening>>, OpeningError> {
         let mut absent = Vec::new();
         for change in changes {
             let (opening, wanted) = match change {

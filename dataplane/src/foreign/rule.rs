@@ -6,8 +6,8 @@
 use crate::{
     netlink::{Attributes, text, u32_be},
     nft::code::{
-        DATA_VALUE, DATA_VERDICT, EXPRESSION_DATA, EXPRESSION_NAME, RULE_EXPRESSIONS, VERDICT_CHAIN,
-        VERDICT_CODE,
+        DATA_VALUE, DATA_VERDICT, EXPRESSION_DATA, EXPRESSION_NAME, RULE_EXPRESSIONS,
+        VERDICT_CHAIN, VERDICT_CODE,
     },
 };
 
@@ -91,7 +91,9 @@ fn step(expression: Attributes<'_>) -> Step {
     let name = expression.find(EXPRESSION_NAME).and_then(text);
 
     match name.unwrap_or_default() {
-        "meta" => load(data, 1, |data| data.find(2).and_then(u32_be).map(Source::Meta)),
+        "meta" => load(data, 1, |data| {
+            data.find(2).and_then(u32_be).map(Source::Meta)
+        }),
         "ct" => load(data, 1, |data| {
             // The value of one direction alone is another one.
             let whole = data.find(3).is_none();
@@ -156,7 +158,10 @@ pub(super) fn verdict(verdict: Attributes<'_>) -> Verdict {
     const RETURN: i32 = -5;
 
     let code = verdict.find(VERDICT_CODE).and_then(u32_be);
-    let chain = verdict.find(VERDICT_CHAIN).and_then(text).map(str::to_owned);
+    let chain = verdict
+        .find(VERDICT_CHAIN)
+        .and_then(text)
+        .map(str::to_owned);
 
     match (code.map(u32::cast_signed), chain) {
         (Some(libc::NF_ACCEPT), _) => Verdict::Accept,

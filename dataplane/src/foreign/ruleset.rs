@@ -147,7 +147,10 @@ fn read_sets(
             let (_, attributes) = split(message)?;
             let list = attributes.nest(LIST_ELEMENTS);
 
-            Some(list.filter_map(|(_, bytes)| member(Attributes::new(bytes))).collect::<Vec<_>>())
+            Some(
+                list.filter_map(|(_, bytes)| member(Attributes::new(bytes)))
+                    .collect::<Vec<_>>(),
+            )
         })?;
         let verdicts: BTreeMap<_, _> = members.into_iter().flatten().collect();
         if verdicts.len() <= MEMBERS {

@@ -234,7 +234,11 @@ impl Facts {
         let changed = self.firewalls != firewalls;
         self.firewalls = firewalls;
 
-        if changed { Touched::ourselves() } else { Touched::nothing() }
+        if changed {
+            Touched::ourselves()
+        } else {
+            Touched::nothing()
+        }
     }
 
     /// Remembers a handshake with whoever publishes the key.

@@ -39,8 +39,18 @@ impl World {
             true => outer.contains(&drop.family),
             false => inner.contains(&drop.family),
         };
-        let drops: Vec<_> = self.facts.firewalls.drops.iter().filter(concerns_us).collect();
-        let named: Vec<_> = drops.iter().take(NAMED).map(|drop| drop.to_string()).collect();
+        let drops: Vec<_> = self
+            .facts
+            .firewalls
+            .drops
+            .iter()
+            .filter(concerns_us)
+            .collect();
+        let named: Vec<_> = drops
+            .iter()
+            .take(NAMED)
+            .map(|drop| drop.to_string())
+            .collect();
         let more = drops.len().saturating_sub(NAMED);
 
         match (drops.is_empty(), more) {

@@ -9,10 +9,7 @@
 //!
 //! The rulesets in `ruleset/` are what the programs themselves wrote; `ruleset/capture` takes them anew.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -48,7 +45,11 @@ fn condition(node: &Node) -> String {
 fn await_condition(node: &Node, what: &str, holds: impl Fn(&str) -> bool) {
     await_fact(what, PATIENCE, || {
         let condition = condition(node);
-        if holds(&condition) { Ok(()) } else { Err(condition) }
+        if holds(&condition) {
+            Ok(())
+        } else {
+            Err(condition)
+        }
     });
 }
 
@@ -83,7 +84,11 @@ fn beside_docker_pods_pass_and_only_its_users_chain_has_rules_of_ours() {
             "-A DOCKER-USER -o cali+ -m comment --comment \"meshd: to pods\" -j ACCEPT",
             "-A DOCKER-USER -j RETURN",
         ];
-        if rules.lines().eq(wanted) { Ok(()) } else { Err(rules) }
+        if rules.lines().eq(wanted) {
+            Ok(())
+        } else {
+            Err(rules)
+        }
     });
     await_condition(&n1, "nothing is dropped", str::is_empty);
     // New connections, of which its connection tracking knows nothing.
@@ -103,7 +108,11 @@ fn beside_docker_pods_pass_and_only_its_users_chain_has_rules_of_ours() {
     n1.run("iptables-nft", &["-A", "DOCKER-USER", "-j", "RETURN"]);
     await_fact("what somebody flushed comes back", PATIENCE, || {
         let (ours, _) = docker_table(&n1);
-        if ours.len() == 2 { Ok(()) } else { Err(format!("{ours:?}")) }
+        if ours.len() == 2 {
+            Ok(())
+        } else {
+            Err(format!("{ours:?}"))
+        }
     });
 }
 
@@ -124,7 +133,11 @@ fn a_firewall_that_is_only_to_be_reported_stays_as_it_is_and_is_named() {
     set_foreign_firewalls(&mesh, "Report");
     await_fact("our rules are taken back", PATIENCE, || {
         let (ours, _) = docker_table(&n1);
-        if ours.is_empty() { Ok(()) } else { Err(format!("{ours:?}")) }
+        if ours.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{ours:?}"))
+        }
     });
 }
 
@@ -136,10 +149,14 @@ fn a_drop_of_firewalld_is_named_by_table_and_chain() {
     feed(&n1, "nft -f -", FIREWALLD);
     let before = n1.run("nft", &["-s", "list", "table", "inet", "firewalld"]);
     await_condition(&n1, "the drops are named", |text| {
-        text.contains("table inet firewalld chain filter_IN_public drops WireGuard packets from peers")
-            && text.contains("chain filter_INPUT, hook input, priority 10")
+        text.contains(
+            "table inet firewalld chain filter_IN_public drops WireGuard packets from peers",
+        ) && text.contains("chain filter_INPUT, hook input, priority 10")
     });
-    assert_eq!(n1.run("nft", &["-s", "list", "table", "inet", "firewalld"]), before);
+    assert_eq!(
+        n1.run("nft", &["-s", "list", "table", "inet", "firewalld"]),
+        before
+    );
 
     n1.run("nft", &["delete", "table", "inet", "firewalld"]);
     await_condition(&n1, "nothing is dropped any more", str::is_empty);
@@ -148,15 +165,35 @@ fn a_drop_of_firewalld_is_named_by_table_and_chain() {
 /// Puts the lab's addresses in the place of those in a captured ruleset of kube-proxy.
 fn with_addresses(ruleset: &str, node: &Node, pod: &[IpAddr]) -> String {
     let of = |addresses: &[IpAddr], family| {
-        let mut found = addresses.iter().filter(|address| Family::of(address) == family);
+        let mut found = addresses
+            .iter()
+            .filter(|address| Family::of(address) == family);
         found.next().unwrap().to_string()
     };
     ruleset
         .replace("192.0.2.1,", &format!("{},", node.address(Family::V4)))
-        .replace("{ 192.0.2.1 }", &format!("{{ {} }}", node.address(Family::V4)))
-        .replace("{ 2001:db8:2::1 }", &format!("{{ {} }}", node.address(Family::V6)))
+        .replace(
+            "{ 192.0.2.1 }",
+            &format!("{{ {} }}", node.address(Family::V4)),
+        )
+        .replace(
+            "{ 2001:db8:2::1 }",
+            &format!("{{ {} }}", node.address(Family::V6)),
+        )
         .replace("203.0.113.9", &of(pod, Family::V4))
         .replace("2001:db8:113::9", &of(pod, Family::V6))
+}
+
+/// Takes out the matches that only count: their counters would have to be made first.
+fn without_accounting(ruleset: &str) -> String {
+    let plain = |line: &str| match line.split_once(" -m nfacct --nfacct-name  ") {
+        Some((before, after)) => {
+            let (_name, after) = after.split_once(' ').unwrap();
+            format!("{before} {after}\n")
+        }
+        None => format!("{line}\n"),
+    };
+    ruleset.lines().map(plain).collect()
 }
 
 /// NodePort 30080 (IPv6: 30082) of n1, served by a pod of n2, before, during and after the toggle.
@@ -195,5 +232,6 @@ fn with_kube_proxy_s_own_nftables_rules_node_ports_survive_the_toggle() {
 
 #[test]
 fn with_kube_proxy_s_own_iptables_rules_node_ports_survive_the_toggle() {
-    serves_node_ports("iptables-nft-restore", KUBE_PROXY_IPTABLES, &[Family::V4]);
+    let ruleset = without_accounting(KUBE_PROXY_IPTABLES);
+    serves_node_ports("iptables-nft-restore", &ruleset, &[Family::V4]);
 }

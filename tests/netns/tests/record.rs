@@ -83,7 +83,9 @@ fn tampered(whole: &str) -> Vec<(&'static str, String)> {
     let without = |what: &str| {
         let [gone, left]: [Vec<_>; 2] = [true, false].map(|is_gone| {
             let lines = whole.lines();
-            lines.filter(|line| line.contains(what) == is_gone).collect()
+            lines
+                .filter(|line| line.contains(what) == is_gone)
+                .collect()
         });
         assert!(!gone.is_empty(), "{what} was not recorded");
         left.join("\n") + "\n"
@@ -95,7 +97,6 @@ fn tampered(whole: &str) -> Vec<(&'static str, String)> {
     assert!(whole.contains(on), "nothing was switched on");
 
     vec![
-        ("without handshakes", without(r#"{"Handshake""#)),
         ("without pods", without(r#"{"PodRequested""#)),
         ("without links", without(r#"{"Underlay""#)),
         ("switched the other way", whole.replace(on, off)),

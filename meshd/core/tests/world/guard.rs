@@ -94,7 +94,10 @@ fn harmless() -> Vec<Packet> {
 #[test]
 fn each_barrier_alone_lets_no_secret_out_and_holds_back_nothing_else() {
     let plan = plan();
-    for (table, name) in [(NftFamily::Inet, "barrier"), (NftFamily::Netdev, "device_out")] {
+    for (table, name) in [
+        (NftFamily::Inet, "barrier"),
+        (NftFamily::Netdev, "device_out"),
+    ] {
         for secret in secrets() {
             assert!(!passes(&plan, table, name, secret), "{name}: {secret:?}");
         }
@@ -108,7 +111,14 @@ fn each_barrier_alone_lets_no_secret_out_and_holds_back_nothing_else() {
 fn the_first_barrier_closes_every_device_but_tunnels_and_pods() {
     let plan = plan();
     for secret in secrets() {
-        let on = |device| passes(&plan, NftFamily::Inet, "barrier", Packet { device, ..secret });
+        let on = |device| {
+            passes(
+                &plan,
+                NftFamily::Inet,
+                "barrier",
+                Packet { device, ..secret },
+            )
+        };
 
         assert!(!on("new9"), "{secret:?}");
         assert!(on("wireguard.cali") && on("cali1"), "{secret:?}");
@@ -122,7 +132,10 @@ fn the_first_barrier_stands_before_all_source_nat() {
 
     assert_eq!(hook("barrier").point, HookPoint::Postrouting);
     assert!(hook("barrier").priority < hook("translate").priority);
-    assert!(hook("translate").priority < 100, "kube-proxy's is NF_IP_PRI_NAT_SRC");
+    assert!(
+        hook("translate").priority < 100,
+        "kube-proxy's is NF_IP_PRI_NAT_SRC"
+    );
 }
 
 #[test]
@@ -141,7 +154,13 @@ fn the_second_barrier_stands_on_every_underlay_device_both_ways() {
 
     let both = ["eth0", "eth1"].map(|name| name.parse().unwrap()).to_vec();
     let plan = brain.world.plan();
-    let point = |name| chain(plan, NftFamily::Netdev, name).hook.clone().unwrap().point;
+    let point = |name| {
+        chain(plan, NftFamily::Netdev, name)
+            .hook
+            .clone()
+            .unwrap()
+            .point
+    };
     assert_eq!(point("device_out"), HookPoint::Egress(both.clone()));
     assert_eq!(point("device_in"), HookPoint::Ingress(both));
 }
@@ -167,8 +186,16 @@ fn nothing_comes_in_that_claims_to_be_a_pods_or_goes_to_one() {
 fn no_other_tunnel_leads_to_a_member_or_comes_from_one() {
     let plan = plan();
     let ways = [
-        ("device_out", packet("192.0.2.1", "192.0.2.2"), packet("192.0.2.1", "203.0.113.9")),
-        ("device_in", packet("192.0.2.2", "192.0.2.1"), packet("203.0.113.9", "192.0.2.1")),
+        (
+            "device_out",
+            packet("192.0.2.1", "192.0.2.2"),
+            packet("192.0.2.1", "203.0.113.9"),
+        ),
+        (
+            "device_in",
+            packet("192.0.2.2", "192.0.2.1"),
+            packet("203.0.113.9", "192.0.2.1"),
+        ),
     ];
     for (name, member, stranger) in ways {
         let disguises = |packet: Packet| {
@@ -180,7 +207,10 @@ fn no_other_tunnel_leads_to_a_member_or_comes_from_one() {
             [vec![vxlan], bare.to_vec()].concat()
         };
         for packet in disguises(member) {
-            assert!(!passes(&plan, NftFamily::Netdev, name, packet), "{packet:?}");
+            assert!(
+                !passes(&plan, NftFamily::Netdev, name, packet),
+                "{packet:?}"
+            );
         }
         for packet in disguises(stranger) {
             assert!(passes(&plan, NftFamily::Netdev, name, packet), "{packet:?}");
@@ -207,7 +237,11 @@ fn behind_every_way_into_the_tunnel_stands_one_that_leads_nowhere() {
 /// Whether a chain of a table lets a packet pass.
 fn passes(plan: &Plan, table: NftFamily, name: &str, packet: Packet) -> bool {
     for rule in &chain(plan, table, name).rules {
-        if !rule.matches.iter().all(|word| holds(plan, table, word, packet)) {
+        if !rule
+            .matches
+            .iter()
+            .all(|word| holds(plan, table, word, packet))
+        {
             continue;
         }
         match rule.statement {
@@ -245,7 +279,10 @@ fn holds(plan: &Plan, table: NftFamily, word: &Match, packet: Packet) -> bool {
         Match::OifPrefix(sense, prefix) => is(sense, packet.device.starts_with(prefix.as_str())),
         Match::OifSet(sense, name) => {
             let device = Element::Interface(packet.device.parse().unwrap());
-            is(sense, elements(plan, table, name).any(|each| *each == device))
+            is(
+                sense,
+                elements(plan, table, name).any(|each| *each == device),
+            )
         }
         Match::Source(sense, family, name) => {
             of(family, packet.from) && is(sense, within(packet.from, name))
@@ -272,5 +309,6 @@ fn elements<'a>(
     assert!(plan.nft_sets.get(&set).is_some(), "no set {name}");
     let all = plan.nft_elements.rows().keys();
 
-    all.filter(move |(of, _)| *of == set).map(|(_, element)| element)
+    all.filter(move |(of, _)| *of == set)
+        .map(|(_, element)| element)
 }

@@ -124,7 +124,8 @@ impl Flight<'_> {
     }
 }
 
-/// Errors that tell of the way and not of the socket: they come from ICMP, or pass with a full queue.
+/// Errors that tell of the way and not of the socket: they come from ICMP, pass with a full queue, or say that the
+/// kernel's WireGuard has no peer for the address (`ENOKEY`), or no endpoint of it (`EDESTADDRREQ`).
 fn is_passing(error: Errno) -> bool {
     matches!(
         error,
@@ -137,6 +138,8 @@ fn is_passing(error: Errno) -> bool {
             | Errno::PERM
             | Errno::MSGSIZE
             | Errno::NETDOWN
+            | Errno::NOKEY
+            | Errno::DESTADDRREQ
     )
 }
 

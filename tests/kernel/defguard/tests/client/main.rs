@@ -6,7 +6,10 @@
 //! ```
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(dead_code, reason = "the namespaces and the service are those of dataplane's own tests")]
+#![allow(
+    dead_code,
+    reason = "the namespaces and the service are those of dataplane's own tests"
+)]
 
 mod namespace;
 mod wireguard;
@@ -54,9 +57,21 @@ fn what_a_stranger_sets_is_what_we_see(which: Which) {
     let mut theirs = Theirs::new(their_key(&public(11)));
     theirs.endpoint = Some("192.0.2.11:51820".parse().unwrap());
     theirs.persistent_keepalive_interval = Some(25);
-    theirs.set_allowed_ips(vec!["10.0.11.0/26".parse().unwrap(), "fd00:11::/122".parse().unwrap()]);
+    theirs.set_allowed_ips(vec![
+        "10.0.11.0/26".parse().unwrap(),
+        "fd00:11::/122".parse().unwrap(),
+    ]);
     client(which).configure_peer(&theirs).unwrap();
-    let both = BTreeMap::from([(key(10), peer(10)), (key(11), Peer { keepalive: 25, ..peer(11) })]);
+    let both = BTreeMap::from([
+        (key(10), peer(10)),
+        (
+            key(11),
+            Peer {
+                keepalive: 25,
+                ..peer(11)
+            },
+        ),
+    ]);
     assert_eq!(peers.observe().unwrap(), both);
 
     client(which).remove_peer(&their_key(&public(10))).unwrap();
@@ -78,7 +93,10 @@ fn seen(host: &Host) -> BTreeMap<(InterfaceName, PublicKey), Peer> {
     peers
         .map(|peer| {
             let key: PublicKey = peer.public_key.to_string().parse().unwrap();
-            let nets = peer.allowed_ips.iter().map(|net| net.to_string().parse().unwrap());
+            let nets = peer
+                .allowed_ips
+                .iter()
+                .map(|net| net.to_string().parse().unwrap());
             let row = Peer {
                 endpoint: peer.endpoint.unwrap(),
                 keepalive: peer.persistent_keepalive_interval.unwrap_or_default(),
@@ -108,7 +126,9 @@ fn device_with_peers(machine: &Machine) -> PeerTarget {
 }
 
 fn set(peers: &mut PeerTarget, rows: &BTreeMap<(InterfaceName, PublicKey), Peer>) {
-    let changes = rows.iter().map(|(key, row)| Change::Set(key.clone(), row.clone()));
+    let changes = rows
+        .iter()
+        .map(|(key, row)| Change::Set(key.clone(), row.clone()));
     let changes: Vec<_> = changes.collect();
 
     assert_eq!(peers.apply(&changes).unwrap(), []);
