@@ -31,8 +31,8 @@ pub(crate) const LARGEST_BATCH: usize = 64;
 
 /// What each socket may hold to be sent, in bytes: some milliseconds at 10 Gb/s.
 const BUFFER: usize = 4 << 20;
-/// What each may hold that was received, which the kernel doubles: all who can reach the port share it with the peers, so
-/// it outlasts a third of a second of 50,000 full datagrams a second while no CPU has time for us.
+/// What each may hold that was received, which the kernel doubles: all who can reach the port share it with the
+/// peers, so it outlasts a third of a second of 50,000 full datagrams a second while no CPU has time for us.
 const RECEIVE_BUFFER: usize = 16 << 20;
 /// How long a full socket may hold up the sender before the batch is dropped.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -1,8 +1,9 @@
 //! Is it true of the kernel's own WireGuard? Stories in network namespaces, for a kernel that has it; see `tests/`.
 //!
 //! They are those of `netns` in what only such a kernel can show: nodes that let the kernel carry packets beside nodes
-//! where `meshwire` does, links that `tc` makes slow and lossy, and hours that pass in seconds. `tools/test-kernel` runs
-//! them under the test kernel of `tools/uml`, with the stories of `netns` and the contract of `dataplane`. On a machine
+//! where `meshwire` does, links that `tc` makes slow and lossy, and hours that pass in seconds. `tools/test-kernel`
+//! runs them under the test kernel of `tools/uml`, with the stories of `netns` and the contract of `dataplane`.
+//! On a machine
 //! that lacks what they need they are listed as ignored, with the reason; one that is run there all the same fails and
 //! says what is lacking.
 //!

@@ -204,8 +204,8 @@ impl Tunnel {
         (!keypair.expired(now.instant)).then(|| Arc::clone(&keypair.receive))
     }
 
-    /// Which indices [`Tunnel::session`] may know, to be asked without the tunnel: so that messages for sessions that do
-    /// not exist need no lock on it.
+    /// Which indices [`Tunnel::session`] may know, to be asked without the tunnel: so that messages for sessions
+    /// that do not exist need no lock on it.
     #[must_use]
     pub fn live_indices(&self) -> Arc<crate::LiveIndices> {
         Arc::clone(&self.device.live)

@@ -6,8 +6,8 @@
 //!
 //! What strangers send may cost this thread its time, and nobody else's: the packet threads only classify, copy and go
 //! on; a full box loses the letter. The lock on the tunnel is taken for what a doorkeeper has let in, after the one key
-//! agreement that anybody can demand. The thread has the priority of the others: what strangers can make it do is bounded
-//! by the doorkeeper, and a session that cannot be renewed on a busy machine ends.
+//! agreement that anybody can demand. The thread has the priority of the others: what strangers can make it do is
+//! bounded by the doorkeeper, and a session that cannot be renewed on a busy machine ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -90,8 +90,8 @@ impl Siege {
         })
     }
 
-    /// A kernel that has WireGuard may be a slow guest, where programs pay dearly for each datagram; and an oversize one
-    /// is dozens of fragments.
+    /// A kernel that has WireGuard may be a slow guest, where programs pay dearly for each datagram; and an
+    /// oversize one is dozens of fragments.
     fn rate(&self, kind: Kind) -> u32 {
         if self.a.make == Make::Kernel || kind == Kind::Oversize {
             RATE / 8
