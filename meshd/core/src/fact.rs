@@ -30,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) mesh: MeshConfiguration,
     /// Every link but the pods'.
     pub(crate) links: BTreeMap<InterfaceName, Link>,
+    /// The links were told at least once: no link means that there is none.
+    pub(crate) knows_links: bool,
     /// Of the first and the second device.
     pub(crate) keys: Vec<PublicKey>,
     pub(crate) server_saw: Vec<IpAddr>,
@@ -111,6 +113,7 @@ impl Facts {
             mesh: MeshConfiguration::default(),
             links: BTreeMap::new(),
             keys: Vec::new(),
+            knows_links: false,
             server_saw: Vec::new(),
             firewalls: Firewalls::default(),
             handshakes: BTreeSet::new(),
@@ -223,8 +226,9 @@ impl Facts {
             .into_iter()
             .filter(|(_, link)| link.kind != LinkKind::Workload)
             .collect();
-        let changed = self.links != links;
+        let changed = self.links != links || !self.knows_links;
         self.links = links;
+        self.knows_links = true;
 
         all_if(changed)
     }

@@ -241,6 +241,11 @@ impl World {
         if !WATCHED.iter().all(|kind| self.kinds_in_sync.contains(kind)) {
             return;
         }
+        // Whoever does not know its own links yet would tell everybody that it has no address: its
+        // peers would take what they send there for packets to a stranger.
+        if !self.facts.knows_links {
+            return;
+        }
         if !self.is_synced {
             self.begin();
         }

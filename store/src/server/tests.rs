@@ -157,6 +157,27 @@ impl Served {
 
         self.directory
     }
+
+    /// Stops it and returns what it leaves behind, once no connection to its database is open any
+    /// more: closing one may still write.
+    pub(crate) async fn stop_and_close(self) -> tempfile::TempDir {
+        let directory = self.stop().await;
+        let is_open = || {
+            let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let mut files = descriptors.filter_map(|each| std::fs::read_link(each.path()).ok());
+            files.any(|file| file.starts_with(directory.path()))
+        };
+        let closed = async {
+            while is_open() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), closed)
+            .await
+            .expect("the store closes");
+
+        directory
+    }
 }
 
 impl Factory for OverTheWire {

@@ -233,7 +233,9 @@ fn boringtun_comes_through_when_we_are_under_load() {
 
 #[test]
 fn we_come_through_when_wireguard_go_is_under_load() {
-    assert!(comes_through(Make::Meshwire, Make::WireguardGo, Sources::Own) > 0);
+    // It takes itself to be under load while its queue is long, which a fast machine may never see.
+    let cookies = || comes_through(Make::Meshwire, Make::WireguardGo, Sources::Own);
+    assert!((0..5).any(|_| cookies() > 0));
 }
 
 /// The kernel's WireGuard, as a user of User-Mode Linux or a machine with the module runs it: `--ignored kernel`.

@@ -1,7 +1,8 @@
 //! Switching on and off as one brain sees it: what waits for what, and what stays until it is not needed.
 
+use meshd_core::{Config, World};
 use model::{
-    ActionKind, Event, Family, Phase, PublicKey, Record, Resource,
+    ActionKind, Event, Family, Moment, Phase, PublicKey, Record, Resource,
     action::NodePublication,
     plan::{RouteKey, RouteVia, RowKey},
     resource::mesh_configuration::EncryptionMode,
@@ -235,4 +236,25 @@ fn published(brain: &mut Brain) -> Option<NodePublication> {
 
 fn phase(brain: &mut Brain) -> Option<Phase> {
     published(brain).map(|publication| publication.record.phase)
+}
+
+#[test]
+fn nothing_is_said_or_planned_before_the_links_are_known() {
+    // A busy machine: the store has told everything before the kernel said anything.
+    let mut brain = Brain {
+        world: World::new(Config::new(name("a"))),
+        now: Moment::START,
+    };
+    brain.tell(Event::Keys(vec![key(1), key(11)]));
+    for resource in mesh() {
+        brain.put(resource);
+    }
+    brain.sync();
+    assert_eq!(brain.actions(), [], "a record without addresses");
+    assert!(!brain.world.plan().in_sync);
+
+    brain.tell(Event::Underlay(links()));
+    brain.applied();
+    assert!(brain.world.plan().in_sync);
+    assert!(brain.tunnel_to(key(2)).is_some());
 }

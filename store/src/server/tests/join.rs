@@ -501,7 +501,7 @@ fn assert_refused(result: Result<Credential, EnrolError>, words: &str) {
 async fn a_server_whose_store_is_gone_does_not_begin_a_new_mesh_under_the_old_ca() {
     let served = Served::start(Log::Long).await;
     let address = served.address;
-    let directory = served.stop().await;
+    let directory = served.stop_and_close().await;
     let (store, log) = (
         directory.path().join("store.db"),
         directory.path().join("store.db-wal"),
@@ -541,7 +541,7 @@ async fn a_server_whose_ca_is_gone_does_not_make_another() {
 async fn a_damaged_store_is_named_and_left_as_it_is() {
     let served = Served::start(Log::Long).await;
     let address = served.address;
-    let directory = served.stop().await;
+    let directory = served.stop_and_close().await;
     let path = directory.path().join("store.db");
     // What is still in the log would make up for it.
     for log in ["store.db-wal", "store.db-shm"].map(|name| directory.path().join(name)) {
