@@ -18,7 +18,7 @@ pub(crate) mod code;
 mod element;
 mod expression;
 mod removal;
-mod ruleset;
+pub(crate) mod ruleset;
 pub(crate) mod transaction;
 pub(crate) mod userdata;
 

@@ -19,12 +19,13 @@ use super::{
 };
 use crate::{
     Absent, OpenError, Target,
-    netlink::{Attributes, Message, Protocol, Received, Socket, flag, text},
+    netlink::{Attributes, Message, Protocol, Socket, flag, text},
     nft::{
         code::{
             CHAIN_NAME, CHAIN_TABLE, DEL_RULE, GET_CHAIN, GET_RULE, NEW_RULE, RULE_CHAIN,
             RULE_HANDLE, RULE_POSITION, RULE_TABLE, RULE_USERDATA,
         },
+        ruleset::attributes,
         transaction::{CommitError, Transaction, put_expressions, rule_tag},
         userdata,
     },
@@ -33,9 +34,6 @@ use crate::{
 /// Docker's table and the chain that it leaves to its users.
 pub(super) const DOCKER_TABLE: &str = "filter";
 pub(super) const DOCKER_CHAIN: &str = "DOCKER-USER";
-
-/// Bytes of `struct nfgenmsg` (linux/netfilter/nfnetlink.h).
-const HEADER: usize = 4;
 
 /// Keeps rules in other firewalls' extension points.
 pub struct OpeningTarget {
@@ -229,8 +227,4 @@ fn found(rule: Attributes<'_>) -> Option<Found> {
         tag: rule.find(RULE_USERDATA).and_then(userdata::tag),
         returns,
     })
-}
-
-fn attributes<'a>(message: &Received<'a>) -> Attributes<'a> {
-    Attributes::new(message.payload.get(HEADER..).unwrap_or_default())
 }

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use super::rule::{self, Step, Verdict};
 use crate::{
     netlink::{Attributes, Message, NetlinkError, Received, Socket, text, u32_be},
-    nft::code::{
-        CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DATA_VALUE, DATA_VERDICT,
-        ELEMENT_KEY, GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, HOOK_NUMBER, HOOK_PRIORITY,
-        LIST_ELEMENTS, LIST_SET, LIST_TABLE, RULE_CHAIN, RULE_TABLE, SET_F_INTERVAL, SET_FLAGS,
-        SET_KEY_LENGTH, SET_NAME, SET_TABLE,
+    nft::{
+        code::{
+            CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DATA_VALUE,
+            DATA_VERDICT, ELEMENT_KEY, GET_CHAIN, GET_ELEMENT, GET_RULE, GET_SET, HOOK_NUMBER,
+            HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, RULE_CHAIN, RULE_TABLE,
+            SET_F_INTERVAL, SET_FLAGS, SET_KEY_LENGTH, SET_NAME, SET_TABLE,
+        },
+        ruleset::attributes,
     },
 };
 
@@ -175,7 +178,7 @@ fn member(element: Attributes<'_>) -> Option<(Vec<u8>, Option<Verdict>)> {
 fn split<'a>(message: &Received<'a>) -> Option<(u8, Attributes<'a>)> {
     let family = *message.payload.first()?;
 
-    Some((family, Attributes::new(message.payload.get(HEADER..)?)))
+    Some((family, attributes(message)))
 }
 
 /// Returns a table's name where the table is not ours.

@@ -360,6 +360,7 @@ fn devices(hook: Attributes<'_>) -> Vec<InterfaceName> {
     devices
 }
 
-fn attributes<'a>(message: &Received<'a>) -> Attributes<'a> {
+/// Returns the attributes behind a message's `struct nfgenmsg`.
+pub(crate) fn attributes<'a>(message: &Received<'a>) -> Attributes<'a> {
     Attributes::new(message.payload.get(HEADER..).unwrap_or_default())
 }

@@ -23,9 +23,9 @@ use std::{
 };
 
 use kernel::{Carrier, Need, await_carrier, carrier, choose, mixed, need};
-use lab::{Echo, End, Family, Topology, spec::Protocol};
+use lab::{Echo, End, Family, spec::Protocol};
 use netns::{
-    Mesh, Traffic,
+    Mesh, Traffic, lan,
     service::{self, Service},
 };
 
@@ -35,18 +35,11 @@ const PACE: Duration = Duration::from_millis(200);
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 fn mesh_with_a_client() -> Mesh {
-    let mut topology = Topology::new()
-        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
-        .server(&["lan"])
-        .pool("10.65.0.0/16")
-        .pool("fd00:65::/112");
-    for (node, pod) in [
+    let topology = lan(&[
         ("n1", "default/a"),
         ("n2", "default/c"),
         ("n3", "default/d"),
-    ] {
-        topology = topology.node(node, &["lan"]).pod(pod);
-    }
+    ]);
     Mesh::of(topology.outside("client", &["lan"], &[]).document())
 }
 

@@ -13,7 +13,8 @@
 
 pub use kernel::{Kernel, Sessions};
 pub use mesh::{
-    Encryption, Mesh, await_fact, await_settled, await_summary, peer, tunnel_addresses,
+    Encryption, Mesh, await_fact, await_settled, await_summary, lan, peer, programs,
+    tunnel_addresses,
 };
 pub use traffic::{MOST_GAP, Traffic};
 

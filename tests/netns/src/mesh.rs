@@ -3,12 +3,13 @@
 use std::{
     net::IpAddr,
     ops::Deref,
+    path::{Path, PathBuf},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use lab::{Builtin, Document, End as _, Lab, Node, Plaintext};
+use lab::{Builtin, Document, End as _, Lab, Node, Plaintext, Topology};
 use serde_json::{Map, Value, json};
 
 /// How many meshes run at once: their streams' gaps are measured in milliseconds.
@@ -212,6 +213,28 @@ impl Drop for Mesh {
             eprintln!("{name} said:\n  {last}");
         }
     }
+}
+
+/// One LAN of both families with a server, a pool of each, and these members with a pod each.
+pub fn lan(members: &[(&str, &str)]) -> Topology {
+    let topology = Topology::new()
+        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
+        .server(&["lan"])
+        .pool("10.65.0.0/16")
+        .pool("fd00:65::/112");
+
+    members.iter().fold(topology, |topology, (node, pod)| {
+        topology.node(node, &["lan"]).pod(pod)
+    })
+}
+
+/// The folder of the programs, as cargo lays them out beside a test's.
+pub fn programs() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows its own file");
+    let near = own.ancestors().nth(2).map(Path::to_owned);
+    let folder = std::env::var_os("MESHD_BIN_DIR").map(Into::into).or(near);
+
+    folder.unwrap_or_default()
 }
 
 /// Waits until every address of a node was granted to it, and its machine matches its plan.

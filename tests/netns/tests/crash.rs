@@ -10,12 +10,12 @@
 
 use std::{
     os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use lab::{End, Family, Node, Program, Service, Topology, poll_until};
-use netns::{Kernel, Mesh, Traffic, await_fact, await_settled, await_summary};
+use lab::{End, Family, Node, Program, Service, poll_until};
+use netns::{Kernel, Mesh, Traffic, await_fact, await_settled, await_summary, lan, programs};
 
 /// How long a program may take to do its work.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,31 +33,13 @@ const WRITES: [&str; 6] = [
 
 /// Two members, and a third node that stands aside.
 fn two_and_one() -> Mesh {
-    let topology = Topology::new()
-        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
-        .server(&["lan"])
-        .pool("10.65.0.0/16")
-        .pool("fd00:65::/112")
-        .node("n1", &["lan"])
-        .pod("default/a")
-        .node("n2", &["lan"])
-        .pod("default/b")
-        .node("n4", &["lan"])
-        .aside();
+    let members = lan(&[("n1", "default/a"), ("n2", "default/b")]);
+    let topology = members.node("n4", &["lan"]).aside();
     Mesh::of(topology.document())
 }
 
-/// The folder of the programs, as cargo lays them out.
-fn folder() -> PathBuf {
-    let own = std::env::current_exe().expect("a test knows its own file");
-    let near = own.ancestors().nth(2).map(Path::to_owned);
-    let folder = std::env::var_os("MESHD_BIN_DIR").map(Into::into).or(near);
-
-    folder.unwrap_or_default()
-}
-
 fn meshd() -> String {
-    folder().join("meshd").display().to_string()
+    programs().join("meshd").display().to_string()
 }
 
 /// Runs a script on a node, `$0` being meshd; returns whether it succeeded, and all that it said.
@@ -200,7 +182,7 @@ fn a_server_that_is_killed_at_any_write_of_its_first_start_is_the_same_mesh_at_t
         "--no-user-config",
     ];
     let files = format!("{DATA}/ca.key {DATA}/ca.crt");
-    let meshctl = folder().join("meshctl").display().to_string();
+    let meshctl = programs().join("meshctl").display().to_string();
 
     let killed = at_each_write(|at| {
         sh(&n4, &format!("rm -rf {DATA}"));

@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use lab::{End, Family, Node, Plaintext, Service, Topology};
-use netns::{Encryption, Mesh, Traffic, await_fact, await_settled, await_summary, peer};
+use lab::{End, Family, Node, Plaintext, Service};
+use netns::{Encryption, Mesh, Traffic, await_fact, await_settled, await_summary, lan, peer};
 use serde_json::json;
 
 /// How long a mesh may take to notice something.
@@ -21,18 +21,11 @@ const LAGGARD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Three members, and a fourth node that stands aside.
 fn three_and_one() -> Mesh {
-    let mut topology = Topology::new()
-        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
-        .server(&["lan"])
-        .pool("10.65.0.0/16")
-        .pool("fd00:65::/112");
-    for (node, pod) in [
+    let topology = lan(&[
         ("n1", "default/a"),
         ("n2", "default/b"),
         ("n3", "default/c"),
-    ] {
-        topology = topology.node(node, &["lan"]).pod(pod);
-    }
+    ]);
     Mesh::of(topology.node("n4", &["lan"]).aside().document())
 }
 

@@ -15,25 +15,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use lab::{Echo, End, Family, Lab, Stream, Topology, spec::Protocol};
 use netns::{
-    Mesh, Traffic,
+    Mesh, Traffic, lan,
     service::{self, Service},
 };
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 fn mesh_with_a_client() -> Mesh {
-    let mut topology = Topology::new()
-        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
-        .server(&["lan"])
-        .pool("10.65.0.0/16")
-        .pool("fd00:65::/112");
-    for (node, pod) in [
+    let topology = lan(&[
         ("n1", "default/a"),
         ("n2", "default/c"),
         ("n3", "default/d"),
-    ] {
-        topology = topology.node(node, &["lan"]).pod(pod);
-    }
+    ]);
     Mesh::of(topology.outside("client", &["lan"], &[]).document())
 }
 

@@ -7,13 +7,10 @@
 //!                                 └───────────────────────────────────┘
 //! ```
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use lab::{End, Family, Node, Service, Topology, poll_until, spec::Protocol};
-use netns::{Kernel, Mesh, Traffic, await_summary};
+use lab::{End, Family, Node, Service, poll_until, spec::Protocol};
+use netns::{Kernel, Mesh, Traffic, await_summary, lan, programs};
 
 /// How long a member may take to do what it is asked.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,31 +82,13 @@ fn difference(before: &str, after: &str) -> String {
 
 /// Two members, and a third node that stands aside.
 fn two_and_one() -> Mesh {
-    let topology = Topology::new()
-        .network("lan", &["192.0.2.0/24", "2001:db8:1::/64"])
-        .server(&["lan"])
-        .pool("10.65.0.0/16")
-        .pool("fd00:65::/112")
-        .node("n1", &["lan"])
-        .pod("default/a")
-        .node("n2", &["lan"])
-        .pod("default/b")
-        .node("n4", &["lan"])
-        .aside();
+    let members = lan(&[("n1", "default/a"), ("n2", "default/b")]);
+    let topology = members.node("n4", &["lan"]).aside();
     Mesh::of(topology.document())
 }
 
-/// The program beside this test's, as cargo lays them out.
 fn meshd() -> String {
-    let own = std::env::current_exe().expect("a test knows its own file");
-    let near = own.ancestors().nth(2).map(Path::to_owned);
-    let folder = std::env::var_os("MESHD_BIN_DIR").map(Into::into).or(near);
-
-    folder
-        .unwrap_or_default()
-        .join("meshd")
-        .display()
-        .to_string()
+    programs().join("meshd").display().to_string()
 }
 
 /// Runs `meshd uninstall` on a node; returns whether it was done, and all that it said.
