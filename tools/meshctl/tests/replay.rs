@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     process::{Command, Output},
     time::Duration,
@@ -114,7 +115,11 @@ fn story() -> Vec<Recorded> {
         Object::new(&felix, json!({"wireguardEnabled": true})),
     ];
     let keys = [1, 2].map(|byte| PublicKey::new([byte; 32]).unwrap());
-    let first = [Event::StoreConnected(true), Event::Keys(keys.to_vec())];
+    let first = [
+        Event::StoreConnected(true),
+        Event::Keys(keys.to_vec()),
+        Event::Underlay(BTreeMap::new()),
+    ];
     let applied = objects
         .iter()
         .map(|object| Event::Applied(Resource::try_from(object).unwrap()));

@@ -8,7 +8,7 @@
 //!    the peer             under attack                      knows b's public key, and nothing else
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -26,6 +26,11 @@ use crate::wait::{PATIENCE, until};
 const MIB: usize = 1 << 20;
 /// Datagrams a second: many times what makes a load, and what a loaded machine still makes.
 const RATE: u32 = 20_000;
+/// How often a peer begins anew until the load that its initiation meets was one: a machine without time to spare floods
+/// in gusts.
+const ATTEMPTS: usize = 10;
+/// How many thousandths of a second of the flood wait for a WireGuard that was stopped.
+const BACKLOG: u32 = 50;
 /// How much a flood may make a meshwire grow, in KiB: buffers that were never touched before.
 const GROWTH: u64 = 6 << 10;
 
@@ -59,7 +64,7 @@ impl Siege {
     }
 
     /// Lets mallory send before and while `work` is done.
-    fn under(&self, target: &str, kind: Kind, sources: Sources, work: impl FnOnce()) -> Sent {
+    fn under(&self, target: &str, kind: Kind, sources: Sources, work: impl FnOnce(&Beats)) -> Sent {
         let key = STANDARD.decode(&self.b.tunnel.public_key).expect("base64");
         let plan = Plan {
             target: target.parse().expect("an address"),
@@ -68,20 +73,20 @@ impl Siege {
             sources,
             rate: self.rate(kind),
         };
-        let (done, beats) = (AtomicBool::new(false), std::sync::atomic::AtomicU32::new(0));
+        let (done, beats) = (AtomicBool::new(false), Beats::default());
         std::thread::scope(|scope| {
             let flood = scope.spawn(|| {
                 self.mallory.inside(|| {
                     flood::run(&plan, || {
-                        beats.fetch_add(1, Ordering::SeqCst);
+                        beats.0.fetch_add(1, Ordering::SeqCst);
                         !done.load(Ordering::SeqCst)
                     })
                 })
             });
             // A panic in here must not leave the flood running, or the scope would wait for ever.
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                until("the flood runs", || beats.load(Ordering::SeqCst) > 100);
-                work();
+                beats.pass(100);
+                work(&beats);
             }));
             done.store(true, Ordering::SeqCst);
             let sent = flood.join().expect("no panic").expect("sent");
@@ -131,13 +136,27 @@ impl Siege {
     }
 }
 
+/// The flood's own clock: what it was given the time to send, a thousand times a second.
+#[derive(Default)]
+struct Beats(AtomicU32);
+
+impl Beats {
+    /// Waits for that many.
+    fn pass(&self, count: u32) {
+        let begin = self.0.load(Ordering::SeqCst);
+        until("the flood runs", || {
+            self.0.load(Ordering::SeqCst) - begin > count
+        });
+    }
+}
+
 /// The tunnel works, its session is the same, nobody moved, and memory did not grow.
 fn stands(kind: Kind, sources: Sources, target: &str) {
     let siege = Siege::new(Make::Meshwire, Make::Meshwire);
     bulk(&siege.a.namespace, &siege.b.namespace, siege.b.v4(), MIB);
     let (sessions, before) = (siege.sessions(), siege.b.tunnel.resident());
     let (a, b) = (&siege.a, &siege.b);
-    let sent = siege.under(target, kind, sources, || {
+    let sent = siege.under(target, kind, sources, |_| {
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(1) {
             bulk(&a.namespace, &b.namespace, b.v4(), 2 * MIB);
@@ -197,64 +216,106 @@ fn datagrams_of_up_to_65507_bytes_harm_no_tunnel() {
     stands(Kind::Oversize, Sources::Own, V4);
 }
 
-/// `a` begins while `b` is flooded, and comes through; how many cookies it got.
-fn comes_through(a: Make, b: Make, sources: Sources) -> u64 {
+/// `a` begins while `b` is flooded, and comes through; whether it needed a cookie in one of so many attempts.
+fn comes_through(a: Make, b: Make, sources: Sources, attempts: usize) -> bool {
     let siege = Siege::new(a, b);
     siege.count_cookies_to_a();
-    siege.under(V4, Kind::Initiations, sources, || {
-        siege.begin_anew();
+    siege.under(V4, Kind::Initiations, sources, |beats| {
         let (a, b) = (&siege.a.namespace, &siege.b.namespace);
-        // An attempt every five seconds; on a machine without time to spare a flood may drown more than one.
-        assert!(reaches(a, b, siege.b.v4(), 3 * PATIENCE));
-        echo(a, b, siege.b.v4(), [100, 1000]);
+        for _ in 0..attempts {
+            if siege.b.make == Make::WireguardGo {
+                // It takes itself to be under load for a second once its queue was long, which a fast machine never sees.
+                siege.b.tunnel.stopped(|| beats.pass(BACKLOG));
+            }
+            siege.begin_anew();
+            // An attempt every five seconds; a flood may drown more than one.
+            assert!(reaches(a, b, siege.b.v4(), 3 * PATIENCE));
+            echo(a, b, siege.b.v4(), [100, 1000]);
+            if counted(b) > 0 {
+                break;
+            }
+        }
     });
-    counted(&siege.b.namespace)
+    counted(&siege.b.namespace) > 0
 }
 
 #[test]
 fn under_load_a_peer_comes_through_with_a_cookie() {
-    assert!(comes_through(Make::Meshwire, Make::Meshwire, Sources::Own) > 0);
+    assert!(comes_through(
+        Make::Meshwire,
+        Make::Meshwire,
+        Sources::Own,
+        ATTEMPTS
+    ));
 }
 
 #[test]
 fn forged_sources_do_not_keep_a_peer_out() {
-    assert!(comes_through(Make::Meshwire, Make::Meshwire, forged()) > 0);
+    assert!(comes_through(
+        Make::Meshwire,
+        Make::Meshwire,
+        forged(),
+        ATTEMPTS
+    ));
 }
 
 #[test]
 fn wireguard_go_comes_through_when_we_are_under_load() {
-    assert!(comes_through(Make::WireguardGo, Make::Meshwire, Sources::Own) > 0);
+    assert!(comes_through(
+        Make::WireguardGo,
+        Make::Meshwire,
+        Sources::Own,
+        ATTEMPTS
+    ));
 }
 
 #[test]
 fn boringtun_comes_through_when_we_are_under_load() {
-    assert!(comes_through(Make::Boringtun, Make::Meshwire, Sources::Own) > 0);
+    assert!(comes_through(
+        Make::Boringtun,
+        Make::Meshwire,
+        Sources::Own,
+        ATTEMPTS
+    ));
 }
 
 #[test]
 fn we_come_through_when_wireguard_go_is_under_load() {
-    // It takes itself to be under load while its queue is long, which a fast machine may never see.
-    let cookies = || comes_through(Make::Meshwire, Make::WireguardGo, Sources::Own);
-    assert!((0..5).any(|_| cookies() > 0));
+    assert!(comes_through(
+        Make::Meshwire,
+        Make::WireguardGo,
+        Sources::Own,
+        ATTEMPTS
+    ));
 }
 
 /// The kernel's WireGuard, as a user of User-Mode Linux or a machine with the module runs it: `--ignored kernel`.
 #[test]
 #[ignore = "needs a kernel with WireGuard"]
 fn the_kernel_comes_through_when_we_are_under_load() {
-    assert!(comes_through(Make::Kernel, Make::Meshwire, Sources::Own) > 0);
+    assert!(comes_through(
+        Make::Kernel,
+        Make::Meshwire,
+        Sources::Own,
+        ATTEMPTS
+    ));
 }
 
 #[test]
 #[ignore = "needs a kernel with WireGuard"]
 fn we_come_through_when_the_kernel_is_under_load() {
-    assert!(comes_through(Make::Meshwire, Make::Kernel, Sources::Own) > 0);
+    assert!(comes_through(
+        Make::Meshwire,
+        Make::Kernel,
+        Sources::Own,
+        ATTEMPTS
+    ));
 }
 
 /// Whether it then demands a cookie is its own affair; that we answer its cookies is shown beside its library.
 #[test]
 fn we_come_through_when_boringtun_is_flooded() {
-    comes_through(Make::Meshwire, Make::Boringtun, Sources::Own);
+    comes_through(Make::Meshwire, Make::Boringtun, Sources::Own, 1);
 }
 
 #[test]

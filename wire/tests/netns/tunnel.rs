@@ -133,6 +133,14 @@ impl Tunnel {
         number.and_then(|kib| kib.parse().ok()).expect("a number")
     }
 
+    /// Does something while the program stands still.
+    pub(crate) fn stopped(&self, work: impl FnOnce()) {
+        let child = self.child.as_ref().expect("a program");
+        let stopped = Stopped(rustix::process::Pid::from_child(child));
+        rustix::process::kill_process(stopped.0, rustix::process::Signal::STOP).expect("it runs");
+        work();
+    }
+
     /// Bytes received from and sent to a peer.
     pub(crate) fn transfer(&self, public_key: &str) -> (u64, u64) {
         let text = self.show_peer("transfer", public_key).expect("a peer");
@@ -141,6 +149,17 @@ impl Tunnel {
             received.parse().expect("a number"),
             sent.parse().expect("a number"),
         )
+    }
+}
+
+/// Goes on when this is dropped: a stopped program could not be ended either.
+struct Stopped(rustix::process::Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It can only have ended.
+        let _: rustix::io::Result<()> =
+            rustix::process::kill_process(self.0, rustix::process::Signal::CONT);
     }
 }
 
