@@ -29,6 +29,7 @@ pub mod object;
 pub mod overhead;
 pub mod pass;
 pub mod plan;
+pub mod policy;
 pub mod publication;
 pub mod record;
 pub mod recording;
