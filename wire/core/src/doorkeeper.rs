@@ -86,14 +86,15 @@ impl Doorkeeper {
     }
 
     /// Demands a cookie of everybody. Without being told, the doorkeeper does so while more than 512 handshake messages
-    /// arrive within a second.
+    /// that are not authentic arrive within a second.
     pub const fn set_under_load(&mut self, under_load: bool) {
         self.gauge.force(under_load);
     }
 
-    /// An authentic handshake has come from here: while there is load, forged sources do not spend the cookies of this
-    /// one.
+    /// The message admitted last was authentic, and from here: it is no load, and while there is load, forged sources do
+    /// not spend the cookies of this one.
     pub fn remember(&mut self, source: IpAddr) {
+        self.gauge.forgive();
         self.budget.remember(source);
     }
 

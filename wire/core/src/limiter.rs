@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 /// is a tenth of one; the kernel's figure is a queue of the same length.
 pub(crate) const LOAD: u32 = 512;
 
+/// So many messages a second that turn out to be authentic are no load: when a node with a thousand peers comes back,
+/// they all greet at once. Behind that, members are asked for cookies as everybody is.
+const WELCOME: u32 = 4 * LOAD;
+
 /// Once under load, so for at least this long.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -26,7 +30,10 @@ const SOURCES: usize = 1 << 16;
 /// Counts handshake messages.
 #[derive(Default)]
 pub(crate) struct LoadGauge {
+    /// The window's begin, and the messages in it that count.
     window: Option<(Instant, u32)>,
+    /// Messages in the window that turned out to be authentic, and count no more.
+    forgiven: u32,
     loaded_until: Option<Instant>,
     forced: bool,
 }
@@ -41,13 +48,26 @@ impl LoadGauge {
     pub(crate) fn record(&mut self, now: Instant) -> bool {
         let (start, count) = match self.window {
             Some((start, count)) if now < start + CALM => (start, count.saturating_add(1)),
-            Some(_) | None => (now, 1),
+            Some(_) | None => {
+                self.forgiven = 0;
+                (now, 1)
+            }
         };
         self.window = Some((start, count));
         if count > LOAD {
             self.loaded_until = Some(now + CALM);
         }
         self.forced || self.loaded_until.is_some_and(|until| now < until)
+    }
+
+    /// The message that was counted last turned out to be authentic.
+    pub(crate) const fn forgive(&mut self) {
+        if let Some((_, count)) = &mut self.window
+            && self.forgiven < WELCOME
+        {
+            *count = count.saturating_sub(1);
+            self.forgiven += 1;
+        }
     }
 }
 
@@ -139,6 +159,20 @@ mod tests {
         assert!(gauge.record(after(Duration::from_millis(999)).instant));
         assert!(gauge.record(after(Duration::from_millis(1998)).instant));
         assert!(!gauge.record(after(Duration::from_millis(1999)).instant));
+    }
+
+    #[test]
+    fn two_thousand_authentic_messages_in_a_second_are_no_load_and_more_are() {
+        let mut gauge = LoadGauge::default();
+        let mut calm = || {
+            let loaded = gauge.record(at(0).instant);
+            gauge.forgive();
+            !loaded
+        };
+        assert!((0..WELCOME + LOAD).all(|_| calm()));
+        assert!(!calm());
+        assert!((0..LOAD).all(|_| !gauge.record(at(2).instant)));
+        assert!(gauge.record(at(2).instant));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(super) struct Control {
     port: u16,
     mark: u32,
     up: bool,
+    /// The port that was last refused: said once, however often it is tried.
+    refused: Option<u16>,
     /// The sockets in use, and those we left last.
     current: Option<Closing>,
     left: Option<Closing>,
@@ -65,6 +67,7 @@ impl Control {
             port: 0,
             mark: 0,
             up: false,
+            refused: None,
             current: None,
             left: None,
         })
@@ -192,7 +195,10 @@ impl Control {
         tracing::info!(up, "interface went up or down");
         if up {
             if let Err(error) = self.open(self.port) {
-                tracing::error!(%error, port = self.port, "cannot open the sockets");
+                tracing::warn!(%error, port = self.port, "cannot open the sockets");
+                self.refused = Some(self.port);
+                // Whoever configured the device looks at it, and sees that it has no port.
+                self.shared.say_configured();
             }
         } else {
             self.close();
@@ -207,6 +213,7 @@ impl Control {
         }
         let pair = self.bind(port)?;
         tracing::info!(port = pair.port(), "listening");
+        self.refused = None;
         self.shared.sockets.store(Some(Arc::new(pair)));
         self.shared.inbound.wake();
         self.shared
@@ -296,7 +303,8 @@ impl Control {
         let size = tunnel.peers().fold((0, 0), |(n, ips), peer| {
             (n + 1, ips + peer.allowed_ips.len())
         });
-        let port = bound.unwrap_or(self.port);
+        // A device that is up and could not open its sockets listens on no port.
+        let port = bound.unwrap_or(if self.up { 0 } else { self.port });
         let mut answer = Answer::new(tunnel.private_key(), port, self.mark, size);
         for peer in tunnel.peers() {
             answer.push(&peer);
@@ -341,7 +349,9 @@ impl Control {
         if let Some(port) = port.filter(|_| self.up)
             && let Err(error) = self.open(port)
         {
-            tracing::warn!(%error, port, "cannot change the port");
+            if self.refused.replace(port) != Some(port) {
+                tracing::warn!(%error, port, "cannot change the port");
+            }
             self.mark = before;
             return Err(Errno(error.errno()));
         }

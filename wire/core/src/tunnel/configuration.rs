@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 impl Tunnel {
     /// Sets or takes away our key. Sessions end, our own peer is removed, and every peer with an
-    /// endpoint is greeted with a handshake, paced to 50 a second. The same key again changes
+    /// endpoint is greeted with a handshake, paced to 500 a second. The same key again changes
     /// nothing.
     pub fn set_private_key(&mut self, key: Option<PrivateKey>, now: Now) {
         if self.private_key() == key.as_ref() {
@@ -51,7 +51,7 @@ impl Tunnel {
         self.device.mtu = mtu;
     }
 
-    /// The interface came up: every peer with an endpoint is greeted with a handshake, paced to 50
+    /// The interface came up: every peer with an endpoint is greeted with a handshake, paced to 500
     /// a second. A new tunnel is up.
     pub fn set_up(&mut self, now: Now) {
         if self.link == Link::Up {
@@ -80,7 +80,7 @@ impl Tunnel {
     }
 
     /// Creates, changes or removes a peer. A new peer with an endpoint is greeted with a
-    /// handshake, paced to 50 a second over all peers.
+    /// handshake, paced to 500 a second over all peers.
     pub fn configure_peer(&mut self, key: PublicKey, change: PeerChange, now: Now) -> PeerOutcome {
         if self.public_key() == Some(key) {
             return PeerOutcome::OwnKey;
