@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use keyring::{create_private_folder, remove_private, write_private};
 use model::NodeName;
-use store::{Credential, Enrolment, Identity, Token, enrol};
+use store::{Client, Credential, Enrolment, Identity, Token, enrol};
 use zeroize::Zeroizing;
 
 use crate::service;
@@ -63,11 +63,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         .context("the runtime cannot be started")?;
     let token = read_token(&args.token)?;
     let credential = match member(&args, &token, Timestamp::now())? {
-        Some(present) => {
-            // An earlier join may have been killed just before its last step.
-            remove_private(&args.identity.join(KEY)).context("the key's file cannot be removed")?;
-            present
-        }
+        Some(present) => runtime.block_on(confirmed(&args, &token, present))?,
         None => runtime.block_on(become_member(&args, &token))?,
     };
     say(&format!(
@@ -112,6 +108,24 @@ fn member(args: &Args, token: &Token, now: Timestamp) -> anyhow::Result<Option<C
     Ok((now < until).then_some(present))
 }
 
+/// Asks the server whether it still takes the host for a member; one that was removed joins anew.
+async fn confirmed(args: &Args, token: &Token, present: Credential) -> anyhow::Result<Credential> {
+    let hello = Client::new(present.clone())?.hello().await;
+    let Err(refusal) = hello else {
+        // An earlier join may have been killed just before its last step.
+        remove_key(args)?;
+        return Ok(present);
+    };
+
+    // A server that is there but does not talk to this certificate has removed the node.
+    become_member(args, token).await.with_context(|| {
+        format!(
+            "the server does not answer to this host's credential as {} ({refusal}), and the host could not join anew",
+            present.identity().name()
+        )
+    })
+}
+
 async fn become_member(args: &Args, token: &Token) -> anyhow::Result<Credential> {
     let key = host_key(&args.identity)?;
     let enrolment = |name| Enrolment {
@@ -132,9 +146,13 @@ async fn become_member(args: &Args, token: &Token) -> anyhow::Result<Credential>
     create_private_parent(&args.config)?;
     credential.save(&args.config)?;
     // The key is in the configuration now; the next join makes another.
-    remove_private(&args.identity.join(KEY)).context("the key's file cannot be removed")?;
+    remove_key(args)?;
 
     Ok(credential)
+}
+
+fn remove_key(args: &Args) -> anyhow::Result<()> {
+    remove_private(&args.identity.join(KEY)).context("the key's file cannot be removed")
 }
 
 const KEY: &str = "joining.key";

@@ -22,7 +22,7 @@ use crate::{
     layout::Role,
     poll_until,
     process::{Place, Process, Program},
-    site::{During, Site, SiteError, log_file},
+    site::{Site, SiteError, log_file},
     spec::{Backend, Label},
     state::ProgramState,
 };
@@ -206,8 +206,8 @@ impl Site {
         self.join(&programs, &name, server)
     }
 
-    /// Lets a node that was removed from the mesh join again, as a new member. Its agent must not run, and
-    /// is started by [`Site::restart`].
+    /// Lets a node that was removed from the mesh join again, as a new member, although it still has the
+    /// credential that the server no longer knows. Its agent must not run, and is started by [`Site::restart`].
     ///
     /// # Errors
     /// [`SiteError`].
@@ -215,10 +215,6 @@ impl Site {
         let programs = Programs::find()?;
         let server = self.server_address()?;
         let name = self.host(node)?.name.clone();
-        let folder = crate::state::host_folder(self.name(), &name);
-        let credential = folder.join("var-lib-meshd").join("config.yaml");
-        std::fs::remove_file(credential)
-            .during(|| format!("{node} does not give its old credential up"))?;
         self.join(&programs, &name, server)
     }
 
