@@ -87,6 +87,9 @@ impl AddressTarget {
     /// Builds the request for a change; `Err` is what is missing.
     fn request(&self, change: &Change<Key, ()>) -> Result<Result<Message, String>, AddressError> {
         let (Change::Set((device, address), ()) | Change::Unset((device, address))) = change;
+        if matches!(change, Change::Set(..)) && !self.devices.contains(device) {
+            return Ok(Err(format!("device {device} is not ours")));
+        }
         let index = link::index_of(&self.socket, device)
             .map_err(|error| AddressError::Device(device.clone(), error))?;
         let Some(index) = index else {

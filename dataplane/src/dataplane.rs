@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use model::{
     InterfaceName, Moment, Plan,
+    conflict::Conflict,
     pass::{DeviceBackend, IncompleteRow},
     plan::RowKey,
     resource::mesh_configuration::Backend as Choice,
@@ -33,6 +34,8 @@ pub struct Config {
     pub uapi: PathBuf,
     /// Whether other programs may change our nftables tables.
     pub ownership: Ownership,
+    /// The file that says what firewalld has of ours. It need not outlive a boot.
+    pub firewalld: PathBuf,
     /// Which WireGuard this machine uses where the plan leaves it open.
     pub wireguard: Choice,
 }
@@ -71,7 +74,7 @@ pub enum Component {
     Routes,
     /// Policy routing rules.
     Rules,
-    /// Rules in other firewalls' extension points.
+    /// Rules and zones' members in other firewalls' extension points.
     Openings,
 }
 
@@ -86,6 +89,8 @@ pub struct Report {
     pub incomplete: Vec<IncompleteRow>,
     /// What carries each tunnel device that is there.
     pub backends: BTreeMap<InterfaceName, DeviceBackend>,
+    /// What somebody else has where it belongs to us, each once.
+    pub conflicts: Vec<Conflict>,
     /// When to come back although nothing changes.
     pub retry_at: Option<Moment>,
 }
@@ -137,6 +142,7 @@ impl Default for Config {
             supervisor: PathBuf::from("/run/meshd/wire.sock"),
             uapi: PathBuf::from("/var/run/wireguard"),
             ownership: Ownership::default(),
+            firewalld: PathBuf::from("/run/meshd/firewalld"),
             wireguard: Choice::default(),
         }
     }
@@ -170,7 +176,10 @@ impl Dataplane {
             peers: reconciler(Component::Peers, PeerTarget::new(config.implementations()?)),
             routes: reconciler(Component::Routes, RouteTarget::open()?),
             rules: reconciler(Component::Rules, RuleTarget::open()?),
-            openings: reconciler(Component::Openings, OpeningTarget::open()?),
+            openings: reconciler(
+                Component::Openings,
+                OpeningTarget::open(config.firewalld.clone())?,
+            ),
             watched: Watched::default(),
             config,
         })
@@ -197,6 +206,7 @@ impl Dataplane {
             .end(plan, &self.peers.target_mut().fingerprints());
         report.incomplete = self.incomplete();
         report.backends = self.tunnels.target_mut().backends();
+        report.conflicts = self.conflicts();
         report.retry_at = self.retry_at();
 
         report
@@ -239,6 +249,7 @@ impl Dataplane {
                 .implementations()
                 .map_err(|error| WatchError::Listen(Box::new(error)))?,
             self.config.supervisor.clone(),
+            self.openings.target_mut().firewalld().clone(),
         )
     }
 
@@ -255,7 +266,6 @@ impl Dataplane {
     /// Gives targets what they must know of the plan besides their own table.
     fn tell_context(&mut self, plan: &Plan) {
         let devices: Vec<_> = plan.tunnels.rows().keys().cloned().collect();
-        self.addresses.target_mut().own(devices.iter().cloned());
         self.peers.target_mut().own(devices);
         self.nft.target_mut().set_in_sync(plan.in_sync);
     }
@@ -279,7 +289,7 @@ impl Dataplane {
                 Component::Tunnels,
                 self.tunnels.set(&mut plan.tunnels, in_sync, now),
             )
-            && self.follow_new_device(plan, now, report)
+            && self.follow_devices(plan, now, report)
             && report.note(
                 Component::Addresses,
                 self.addresses.set(&mut plan.addresses, in_sync, now),
@@ -300,6 +310,17 @@ impl Dataplane {
                 Component::Openings,
                 self.openings.set(&mut plan.openings, in_sync, now),
             )
+    }
+
+    /// What stands on devices stands on ours alone.
+    fn follow_devices(&mut self, plan: &mut Plan, now: Moment, report: &mut Report) -> bool {
+        let strangers = self.tunnels.target_mut().strangers();
+        let devices = plan.tunnels.rows().keys();
+        let ours = devices.filter(|name| !strangers.contains(*name));
+        self.addresses.target_mut().own(ours.cloned());
+        self.routes.target_mut().shun(strangers);
+
+        self.follow_new_device(plan, now, report)
     }
 
     /// A device that was just made has lost what stood on an earlier one, and has settings to be made
@@ -341,12 +362,7 @@ impl Dataplane {
             });
         };
         for (key, reason) in self.nft.absent() {
-            let row = match key {
-                NftKey::Set(set) => RowKey::Set(set.clone()),
-                NftKey::Element(set, element) => RowKey::Element(set.clone(), element.clone()),
-                NftKey::Chain(chain) => RowKey::Chain(chain.clone()),
-            };
-            note(row, reason);
+            note(nft_row(key), reason);
         }
         for (name, reason) in self.sysctls.absent() {
             note(RowKey::Sysctl(name.clone()), reason);
@@ -374,6 +390,26 @@ impl Dataplane {
         }
 
         rows
+    }
+
+    /// Returns what somebody else has, or keeps changing: what most depends on comes first.
+    fn conflicts(&mut self) -> Vec<Conflict> {
+        let mut rows = Vec::new();
+        rows.extend(self.rules.contested().cloned().map(RowKey::Rule));
+        rows.extend(self.nft.contested().map(nft_row));
+        rows.extend(self.sysctls.contested().cloned().map(RowKey::Sysctl));
+        rows.extend(self.pods.contested().cloned().map(RowKey::Pod));
+        rows.extend(self.tunnels.contested().cloned().map(RowKey::Tunnel));
+        let addresses = self.addresses.contested().cloned();
+        rows.extend(addresses.map(|(device, net)| RowKey::Address(device, net)));
+        let peers = self.peers.contested().cloned();
+        rows.extend(peers.map(|(device, key)| RowKey::Peer(device, key)));
+        rows.extend(self.routes.contested().cloned().map(RowKey::Route));
+        rows.extend(self.openings.contested().cloned().map(RowKey::Opening));
+        let contested = rows.into_iter().map(|row| Conflict::Contested { row });
+        let devices = self.tunnels.target_mut().conflicts().cloned();
+
+        devices.chain(contested).collect()
     }
 
     fn retry_at(&self) -> Option<Moment> {
@@ -417,6 +453,14 @@ impl Report {
         self.failures.insert(component.name().to_owned(), reason);
 
         false
+    }
+}
+
+fn nft_row(key: &NftKey) -> RowKey {
+    match key {
+        NftKey::Set(set) => RowKey::Set(set.clone()),
+        NftKey::Element(set, element) => RowKey::Element(set.clone(), element.clone()),
+        NftKey::Chain(chain) => RowKey::Chain(chain.clone()),
     }
 }
 

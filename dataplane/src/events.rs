@@ -3,6 +3,7 @@
 //! ```text
 //! netlink groups: link, addr, route, rule, netconf, nftables ─┐
 //! tunnel service: handshakes, devices that end ───────────────┼─▶ one thread ─▶ KernelEvent
+//! firewalld: its zones ───────────────────────────────────────┤
 //! from time to time: sysctls, peers of each device ───────────┘
 //! ```
 //!
@@ -13,6 +14,7 @@
 mod device;
 mod firewall;
 mod listener;
+mod surrounding;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,6 +30,7 @@ use std::{
 
 use model::{
     InterfaceName, Plan, PublicKey,
+    conflict::Surroundings,
     event::{Link as Underlay, LinkKind},
     firewall::Firewalls,
 };
@@ -37,10 +40,11 @@ use self::{
     device::{DeviceWatch, Look, Looks},
     firewall::FirewallWatch,
     listener::Listener,
+    surrounding::SurroundingWatch,
 };
 use crate::{
     Component,
-    foreign::Ways,
+    foreign::{Firewalld, Ways},
     netlink::NetlinkError,
     sysctl,
     wireguard::{Fingerprint, Implementations},
@@ -52,6 +56,9 @@ const TICK: Duration = Duration::from_millis(700);
 
 /// How often everything is looked at although nothing was reported.
 const AUDIT: Duration = Duration::from_secs(60);
+
+/// How often at most a component is said to have drifted: somebody may change what is ours without a pause.
+const PACE: Duration = Duration::from_millis(20);
 
 /// How many events may wait; what does not fit is put together and sent later.
 const CAPACITY: usize = 64;
@@ -72,6 +79,9 @@ pub enum KernelEvent {
     },
     /// Other programs' packet filters, as far as they concern us. Sent when that changes.
     Firewalls(Firewalls),
+    /// Other programs' rules, routes and network managers, as far as they concern us. Sent when that
+    /// changes.
+    Surroundings(Surroundings),
 }
 
 /// Why nothing can be watched.
@@ -102,6 +112,9 @@ struct Expected {
     looks: Looks,
     /// The tunnels' UDP ports.
     ports: BTreeMap<InterfaceName, u16>,
+    /// The ways of packets, and the plan's generation that they are of.
+    ways: Arc<crate::surrounding::Ways>,
+    generation: u64,
 }
 
 impl Watched {
@@ -138,6 +151,10 @@ impl Watched {
         let looks = looks.collect();
         let mut expected = self.lock();
         expected.looks = looks;
+        if expected.generation != plan.generation {
+            expected.generation = plan.generation;
+            expected.ways = Arc::new(crate::surrounding::Ways::of(plan));
+        }
         if expected.sysctls != *plan.sysctls.rows() {
             expected.sysctls = plan.sysctls.rows().clone();
         }
@@ -164,6 +181,7 @@ pub(crate) fn watch(
     watched: Watched,
     implementations: Implementations,
     supervisor: PathBuf,
+    firewalld: Firewalld,
 ) -> Result<mpsc::Receiver<KernelEvent>, WatchError> {
     let listener = Listener::open(own_ports)
         .map_err(|error: NetlinkError| WatchError::Listen(Box::new(error)))?;
@@ -171,7 +189,9 @@ pub(crate) fn watch(
     let watch = Watch {
         listener,
         devices: DeviceWatch::new(implementations, supervisor),
-        firewalls: FirewallWatch::open()
+        firewalls: FirewallWatch::open(firewalld)
+            .map_err(|error: NetlinkError| WatchError::Listen(Box::new(error)))?,
+        surroundings: SurroundingWatch::open()
             .map_err(|error: NetlinkError| WatchError::Listen(Box::new(error)))?,
         watched,
         pending: Pending::default(),
@@ -180,6 +200,7 @@ pub(crate) fn watch(
         tunnels: BTreeSet::new(),
         audited: Instant::now(),
         read_sysctls: Instant::now(),
+        told: BTreeMap::new(),
     };
     thread::Builder::new()
         .name("kernel-events".to_owned())
@@ -194,6 +215,7 @@ struct Watch {
     listener: Listener,
     devices: DeviceWatch,
     firewalls: FirewallWatch,
+    surroundings: SurroundingWatch,
     watched: Watched,
     pending: Pending,
     sender: mpsc::Sender<KernelEvent>,
@@ -202,6 +224,8 @@ struct Watch {
     tunnels: BTreeSet<InterfaceName>,
     audited: Instant,
     read_sysctls: Instant,
+    /// When each component was last said to have drifted.
+    told: BTreeMap<Component, Instant>,
 }
 
 /// What is still to be told; equal things once.
@@ -211,6 +235,7 @@ struct Pending {
     drift: BTreeSet<Component>,
     handshakes: BTreeSet<(InterfaceName, PublicKey)>,
     firewalls: Option<Firewalls>,
+    surroundings: Option<Surroundings>,
 }
 
 impl Watch {
@@ -218,14 +243,18 @@ impl Watch {
         self.tunnels = self.devices.devices();
         self.look_at_links();
         while !self.sender.is_closed() {
+            self.rest();
             self.deliver();
             let patience = TICK.min(self.devices.until_look());
-            self.listener.wait(self.devices.descriptor(), patience);
+            let others = self.devices.descriptor().into_iter();
+            let others = others.chain([self.firewalls.descriptor()]);
+            self.listener.wait(others, patience);
             self.read_kernel();
             self.learn_tunnels();
             self.look_at_devices();
             self.look_at_sysctls();
             self.look_at_firewalls();
+            self.look_at_surroundings();
             self.audit();
         }
     }
@@ -235,6 +264,9 @@ impl Watch {
         self.pending.drift.extend(heard.drift);
         if heard.rules_of_others {
             self.firewalls.expire();
+        }
+        if heard.links || heard.ways_of_others {
+            self.surroundings.expire();
         }
         if heard.links {
             self.look_at_links();
@@ -296,13 +328,33 @@ impl Watch {
     fn look_at_firewalls(&mut self) {
         let links = self.links.iter();
         let underlay = links.filter(|(_, link)| link.kind == LinkKind::Underlay && link.up);
+        let addressed = underlay.clone();
+        let addressed = addressed.filter(|(_, link)| !link.addresses.is_empty());
         let ways = Ways {
             tunnels: self.watched.lock().ports.clone(),
+            addressed: addressed.map(|(name, _)| name.clone()).collect(),
             underlay: underlay.map(|(name, _)| name.clone()).collect(),
         };
-        if let Some(firewalls) = self.firewalls.look(ways) {
+        let news = self.firewalls.look(ways);
+        if news.openings_changed {
             self.pending.drift.insert(Component::Openings);
-            self.pending.firewalls = Some(firewalls);
+        }
+        if news.firewalls.is_some() {
+            self.pending.firewalls = news.firewalls;
+        }
+    }
+
+    fn look_at_surroundings(&mut self) {
+        let Some(before) = self.watched.epoch() else {
+            return;
+        };
+        let ways = Arc::clone(&self.watched.lock().ways);
+        let found = self.surroundings.look(ways);
+        if self.watched.epoch() != Some(before) {
+            self.surroundings.expire();
+        }
+        if found.is_some() {
+            self.pending.surroundings = found;
         }
     }
 
@@ -310,6 +362,22 @@ impl Watch {
         if self.audited.elapsed() >= AUDIT {
             self.audited = Instant::now();
             self.pending.drift.extend(Component::ALL);
+        }
+    }
+
+    /// While drift waits for its turn, what else comes is put together with it.
+    fn rest(&self) {
+        let drift = self.pending.drift.iter();
+        if let Some(rest) = drift.map(|component| self.until_told(*component)).min() {
+            thread::park_timeout(rest);
+        }
+    }
+
+    /// Returns how long a component's drift waits for its turn. The guard's never waits.
+    fn until_told(&self, component: Component) -> Duration {
+        match self.told.get(&component) {
+            Some(told) if component != Component::Nft => PACE.saturating_sub(told.elapsed()),
+            Some(_) | None => Duration::ZERO,
         }
     }
 
@@ -325,12 +393,13 @@ impl Watch {
         {
             self.pending.firewalls = Some(back);
         }
-        while let Some(component) = self.pending.drift.pop_first() {
-            if self.send(KernelEvent::Drift(component)).is_some() {
-                self.pending.drift.insert(component);
-                break;
-            }
+        if let Some(surroundings) = self.pending.surroundings.take()
+            && let Some(KernelEvent::Surroundings(back)) =
+                self.send(KernelEvent::Surroundings(surroundings))
+        {
+            self.pending.surroundings = Some(back);
         }
+        self.deliver_drift();
         while let Some((device, peer)) = self.pending.handshakes.pop_first() {
             if let Some(KernelEvent::Handshake { device, peer }) =
                 self.send(KernelEvent::Handshake { device, peer })
@@ -338,6 +407,19 @@ impl Watch {
                 self.pending.handshakes.insert((device, peer));
                 break;
             }
+        }
+    }
+
+    fn deliver_drift(&mut self) {
+        let drift = self.pending.drift.iter().copied();
+        let due = drift.filter(|component| self.until_told(*component).is_zero());
+        let due: Vec<_> = due.collect();
+        for component in due {
+            if self.send(KernelEvent::Drift(component)).is_some() {
+                return;
+            }
+            self.pending.drift.remove(&component);
+            self.told.insert(component, Instant::now());
         }
     }
 

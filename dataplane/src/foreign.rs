@@ -8,6 +8,7 @@
 //! Not seen: rules of the legacy iptables program, which the kernel keeps apart; `netdev`, `bridge` and
 //! BPF programs.
 
+mod firewalld;
 mod opening;
 mod packet;
 mod rule;
@@ -28,6 +29,7 @@ use self::{
 };
 use crate::netlink::{NetlinkError, Socket};
 
+pub(crate) use self::firewalld::Firewalld;
 pub use self::opening::{OpeningError, OpeningTarget};
 
 /// `NFPROTO_INET`, `NFPROTO_IPV4` and `NFPROTO_IPV6` of linux/netfilter.h.
@@ -42,6 +44,8 @@ pub(crate) struct Ways {
     pub(crate) tunnels: BTreeMap<InterfaceName, u16>,
     /// Devices to the other machines.
     pub(crate) underlay: BTreeSet<InterfaceName>,
+    /// Those of them that have an address, to which a peer may send.
+    pub(crate) addressed: BTreeSet<InterfaceName>,
 }
 
 /// Reads the rulesets and follows our packets through them.

@@ -16,11 +16,13 @@
 //!
 //! **Invariants:** decides nothing; everything it does is in the plan. Deletes nothing before the plan
 //! is in sync. Only objects of ours are touched: two nftables tables, routes of our protocol, rules of
-//! our protocol, devices and addresses that the plan names.
+//! our protocol, devices and addresses that the plan names; and, where the plan says so, what stands in other
+//! firewalls' extension points.
 
 mod address;
 mod dataplane;
 mod events;
+mod fight;
 mod foreign;
 mod link;
 mod netlink;
@@ -30,6 +32,7 @@ mod reconciler;
 mod route;
 mod rule;
 mod secret;
+mod surrounding;
 mod sysctl;
 mod target;
 mod wireguard;

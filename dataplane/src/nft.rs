@@ -211,6 +211,10 @@ impl Target for NftTarget {
     type Row = NftRow;
     type Error = NftError;
 
+    fn must_hold(&self, _: &NftKey, _: Option<&NftRow>) -> bool {
+        true
+    }
+
     /// Where the tables hold what cannot be taken away piece by piece, reports nothing: the next
     /// apply then gets every row of the plan, and builds the tables anew in one transaction.
     fn observe(&mut self) -> Result<BTreeMap<NftKey, NftRow>, NftError> {

@@ -8,7 +8,7 @@ use std::{
 
 use model::{Change, Moment};
 
-use crate::{Absent, Desired, Target};
+use crate::{Absent, Desired, Target, fight::Fights};
 
 /// How long after a failure we first try again.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -18,6 +18,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
 /// How many missing things a reason names.
 const REASONS_SHOWN: usize = 3;
+
+/// Why a row is missing that is restored less often than somebody else takes it away.
+const CONTESTED: &str = "somebody else keeps changing it; it is restored in a while";
 
 /// Keeps a [`Target`] equal to its part of the plan, in two halves: first what must be there, later
 /// what must not.
@@ -36,6 +39,10 @@ pub struct Reconciler<T: Target> {
     absent: BTreeMap<T::Key, String>,
     failure: Option<String>,
     backoff: Option<Backoff>,
+    /// Whether there was a look before: what differs then was changed by somebody else.
+    looked: bool,
+    fights: Fights<T::Key>,
+    now: Moment,
 }
 
 /// When to try again.
@@ -68,6 +75,9 @@ impl<T: Target> Reconciler<T> {
             absent: BTreeMap::new(),
             failure: None,
             backoff: None,
+            looked: false,
+            fights: Fights::default(),
+            now: Moment::START,
         }
     }
 
@@ -86,6 +96,11 @@ impl<T: Target> Reconciler<T> {
         &self.absent
     }
 
+    /// Returns the rows that somebody else changes again and again.
+    pub fn contested(&self) -> impl Iterator<Item = &T::Key> {
+        self.fights.contested()
+    }
+
     /// Distrusts everything we believe about the target, so that the next pass looks.
     ///
     /// Call this when the kernel reports a change that we did not make.
@@ -96,7 +111,9 @@ impl<T: Target> Reconciler<T> {
 
     /// Returns when to come back although nothing changes.
     pub fn retry_at(&self) -> Option<Moment> {
-        self.backoff.map(|backoff| backoff.until)
+        let backoff = self.backoff.map(|backoff| backoff.until);
+
+        backoff.into_iter().chain(self.fights.next(self.now)).min()
     }
 
     /// The first half: brings in every row that should be there.
@@ -107,6 +124,8 @@ impl<T: Target> Reconciler<T> {
         now: Moment,
     ) -> Outcome {
         let changes = desired.drain_changes();
+        self.now = now;
+        self.fights.forget(now);
         if changes.is_empty() && self.waits(now) {
             return self.outcome();
         }
@@ -157,6 +176,7 @@ impl<T: Target> Reconciler<T> {
     ) -> Result<(), T::Error> {
         let observed = self.target.observe()?;
         let wanted = desired.rows();
+        let before = std::mem::take(&mut self.pending);
 
         self.pending = observed
             .keys()
@@ -169,14 +189,26 @@ impl<T: Target> Reconciler<T> {
                 .filter(|(key, row)| observed.get(key) != Some(row))
                 .map(|(key, row)| (key, Some(row))),
         );
+        self.note_fights(&before);
         self.trusted = true;
         self.pruned = in_sync;
+        self.looked = true;
 
         Ok(())
     }
 
+    /// What differs, and was not to be done anyway, was changed by somebody else.
+    fn note_fights(&mut self, before: &BTreeMap<T::Key, Option<T::Row>>) {
+        if !self.looked || !self.pruned {
+            return;
+        }
+        for key in self.pending.keys().filter(|key| !before.contains_key(key)) {
+            self.fights.note(key.clone(), self.now);
+        }
+    }
+
     fn apply(&mut self, half: Half, now: Moment) -> Outcome {
-        let changes = self.changes(half);
+        let changes = self.changes(half, now);
         if !changes.is_empty() {
             match self.target.apply(&changes) {
                 Ok(absent) => self.settle(changes, absent),
@@ -185,7 +217,8 @@ impl<T: Target> Reconciler<T> {
         }
         self.failure = None;
         self.absent.retain(|key, _| self.pending.contains_key(key));
-        if self.absent.is_empty() {
+        self.note_waiting(half, now);
+        if self.absent.keys().all(|key| self.fights.waits(key, now)) {
             self.backoff = None;
         } else if half == Half::Sets {
             self.back_off(now);
@@ -194,9 +227,27 @@ impl<T: Target> Reconciler<T> {
         self.outcome()
     }
 
-    fn changes(&self, half: Half) -> Vec<Change<T::Key, T::Row>> {
+    /// Says of contested rows that they are missing meanwhile.
+    fn note_waiting(&mut self, half: Half, now: Moment) {
+        if half == Half::Unsets {
+            return;
+        }
+        let waiting = self.pending.iter();
+        let waiting = waiting.filter(|(key, row)| row.is_some() && self.is_held(key, row, now));
+        let waiting = waiting.map(|(key, _)| (key.clone(), CONTESTED.to_owned()));
+        let waiting: Vec<_> = waiting.collect();
+        self.absent.extend(waiting);
+    }
+
+    /// Returns whether a row waits because it is contested. What keeps plaintext in never waits.
+    fn is_held(&self, key: &T::Key, row: &Option<T::Row>, now: Moment) -> bool {
+        self.fights.waits(key, now) && !self.target.must_hold(key, row.as_ref())
+    }
+
+    fn changes(&self, half: Half, now: Moment) -> Vec<Change<T::Key, T::Row>> {
         self.pending
             .iter()
+            .filter(|(key, row)| !self.is_held(key, row, now))
             .filter_map(|(key, row)| match (half, row) {
                 (Half::Sets, Some(row)) => Some(Change::Set(key.clone(), row.clone())),
                 (Half::Unsets, None) => Some(Change::Unset(key.clone())),

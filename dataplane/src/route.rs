@@ -1,6 +1,10 @@
 //! Routes: ours are known by their protocol.
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use model::{
@@ -62,6 +66,8 @@ pub struct RouteTarget {
     socket: Socket,
     /// The routes of ours in the kernel and their protocols: what may be removed.
     known: BTreeMap<RouteKey, u8>,
+    /// Links of others that bear the name of a device of ours: no route leads there.
+    strangers: BTreeSet<InterfaceName>,
 }
 
 /// Why routes could not be read or written.
@@ -96,7 +102,13 @@ impl RouteTarget {
         Ok(Self {
             socket: Socket::open(Protocol::Route)?,
             known: BTreeMap::new(),
+            strangers: BTreeSet::new(),
         })
+    }
+
+    /// Says which links bear the name of a device of ours and are somebody else's.
+    pub(crate) fn shun(&mut self, strangers: BTreeSet<InterfaceName>) {
+        self.strangers = strangers;
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -133,6 +145,9 @@ impl RouteTarget {
         let RouteVia::Device(name) = via else {
             return Ok(Egress::Any);
         };
+        if self.strangers.contains(name) {
+            return Ok(Egress::Missing(name.clone()));
+        }
         let index = match indexes.get(name) {
             Some(index) => *index,
             None => link::index_of(&self.socket, name)
@@ -251,6 +266,13 @@ impl Target for RouteTarget {
             .collect();
 
         Ok(routes)
+    }
+
+    fn must_hold(&self, _: &RouteKey, row: Option<&Route>) -> bool {
+        row.is_some_and(|route| match route.via {
+            RouteVia::Unreachable | RouteVia::Blackhole => true,
+            RouteVia::Device(_) | RouteVia::Gateway(_) | RouteVia::Throw => false,
+        })
     }
 
     fn apply(

@@ -91,6 +91,11 @@ impl Target for RuleTarget {
         Ok(rules)
     }
 
+    /// Each leads to `unreachable` routes.
+    fn must_hold(&self, _: &RuleKey, row: Option<&()>) -> bool {
+        row.is_some()
+    }
+
     fn apply(
         &mut self,
         changes: &[Change<RuleKey, ()>],

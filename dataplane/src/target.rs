@@ -34,6 +34,14 @@ pub trait Target {
     /// Returns the objects that exist.
     fn observe(&mut self) -> Result<BTreeMap<Self::Key, Self::Row>, Self::Error>;
 
+    /// Returns whether a row keeps plaintext in: then it is restored at once, however often somebody
+    /// else changes it. `None`: it is to be removed.
+    fn must_hold(&self, key: &Self::Key, row: Option<&Self::Row>) -> bool {
+        let _of_no_matter = (key, row);
+
+        false
+    }
+
     /// Makes the changes, in one transaction where the kernel offers one. Returns the rows that
     /// could not be set because what they stand on is missing.
     fn apply(

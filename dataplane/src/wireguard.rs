@@ -8,6 +8,7 @@ mod belief;
 mod implementation;
 mod kernel;
 mod peer;
+mod port;
 mod tunnel;
 mod userspace;
 

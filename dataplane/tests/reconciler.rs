@@ -154,6 +154,58 @@ fn an_object_deleted_behind_our_back_is_restored_once_it_is_suspected() {
     assert_eq!(kernel.rows(), [("wanted", 1)]);
 }
 
+/// Somebody removes a row whenever it is there, and is noticed at once; returns when it was restored.
+fn restored(row: &'static str, until: u64) -> (Reconciler<Kernel>, Vec<u64>) {
+    let (kernel, mut reconciler) = reconciler([]);
+    let mut desired = desired([(row, 1)]);
+    let mut times = Vec::new();
+    reconciler.set(&mut desired, true, at(0));
+    reconciler.unset(at(0));
+    for tenth in 1..until * 10 {
+        if kernel.0.borrow_mut().rows.remove(row).is_some() {
+            reconciler.distrust();
+        }
+        reconciler.set(&mut desired, true, at(tenth * 100));
+        reconciler.unset(at(tenth * 100));
+        if kernel.rows() == [(row, 1)] {
+            times.push(tenth / 10);
+        }
+    }
+
+    (reconciler, times)
+}
+
+#[test]
+fn a_row_that_somebody_keeps_removing_is_restored_ever_more_rarely_and_missing_meanwhile() {
+    let (reconciler, times) = restored("wanted", 40);
+
+    let seconds: Vec<u64> = times[9..].to_vec();
+    assert_eq!(seconds, [2, 4, 8, 16, 32], "{times:?}");
+    assert_eq!(reconciler.contested().collect::<Vec<_>>(), [&"wanted"]);
+    assert!(reconciler.absent()[&"wanted"].contains("somebody else"));
+}
+
+#[test]
+fn what_keeps_plaintext_in_is_restored_at_once_however_often() {
+    let (reconciler, times) = restored("guard", 40);
+
+    assert_eq!(times.len(), 399);
+    assert_eq!(reconciler.contested().collect::<Vec<_>>(), [&"guard"]);
+}
+
+#[test]
+fn a_row_that_the_plan_changes_often_is_nobodys_fight() {
+    let (_, mut reconciler) = reconciler([]);
+    let mut desired = desired([]);
+    for turn in 0..100 {
+        desired.set("wanted", turn);
+        reconciler.distrust();
+        pass(&mut reconciler, &mut desired, true, at(u64::from(turn)));
+    }
+
+    assert_eq!(reconciler.contested().count(), 0);
+}
+
 /// A kernel in memory. Cloning it gives another handle to the same kernel.
 #[derive(Clone, Default)]
 struct Kernel(Rc<RefCell<State>>);
@@ -179,6 +231,10 @@ impl Target for Kernel {
         state.calls += 1;
 
         Ok(state.rows.clone())
+    }
+
+    fn must_hold(&self, key: &&'static str, _: Option<&u8>) -> bool {
+        *key == "guard"
     }
 
     fn apply(

@@ -1,7 +1,7 @@
 //! `meshd uninstall`: takes everything of ours off this machine, and nothing else.
 //!
 //! ```text
-//! agent ends ─▶ rules ─▶ routes ─▶ tunnels ─▶ pods' interfaces ─▶ guard ─▶ settings ─▶ services ─▶ files
+//! agent ends ─▶ firewalls ─▶ rules ─▶ routes ─▶ tunnels ─▶ pods' interfaces ─▶ guard ─▶ settings ─▶ services ─▶ files
 //! ```
 //!
 //! **Invariant:** the guard goes when nothing is left that it guards: pods lose their interfaces

@@ -1,4 +1,15 @@
 //! Every name and number of ours on a machine: Felix's defaults where it has one.
+//!
+//! | number | whose | moved by |
+//! |---|---|---|
+//! | tables 1, 2 | ours alone | |
+//! | rule priorities 99, 100 | shared: rules of others may stand there | `wireguardRoutingRulePriority` |
+//! | mark 0x200000 | ours alone | |
+//! | protocol 80 | ours, and Calico's | |
+//! | UDP 51820, 51821 | whoever binds them first | `wireguardListeningPort`, `wireguardListeningPortV6` |
+//! | `wireguard.cali`, `wg-v6.cali` | ours, and Calico's | `wireguardInterfaceName`, `wireguardInterfaceNameV6` |
+//! | `cali*` | ours, and Calico's | |
+//! | UDP 4789, mark 0x4000 | VXLAN's and kube-proxy's: looked at, never taken | |
 
 /// Prefix of the annotations and labels of our own.
 pub const ANNOTATION_PREFIX: &str = "meshd.dev/";
@@ -29,6 +40,17 @@ pub const MARK_MASK: u32 = 0xffff_0000;
 
 /// The bit of [`MARK_MASK`] on WireGuard's own packets: the sixth, after accept, pass, drop and two scratch bits.
 pub const TUNNEL_MARK: u32 = 0x0020_0000;
+
+/// The bit of [`MARK_MASK`] on a packet that a host endpoint's policy let in before normal policy is asked: Calico's
+/// accept bit.
+pub const ADMITTED_MARK: u32 = 0x0001_0000;
+
+/// The bit of [`MARK_MASK`] on a packet for which a policy said `Pass`, until its tier has been left: Calico's pass
+/// bit.
+pub const PASS_MARK: u32 = 0x0002_0000;
+
+/// The bit of [`MARK_MASK`] on a *connection* that policy allowed once and no longer does.
+pub const REVOKED_MARK: u32 = 0x0004_0000;
 
 /// The mark kube-proxy puts on what it wants masqueraded.
 pub const KUBE_MASQUERADE_MARK: u32 = 0x4000;

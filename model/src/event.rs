@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ActionId, ActionResult, Family, InterfaceName, Kind, ObjectKey, Pass, PodName, PublicKey,
-    Resource, firewall::Firewalls,
+    Resource, conflict::Surroundings, firewall::Firewalls,
 };
 
 /// Something that the agent learned.
@@ -44,6 +44,8 @@ pub enum Event {
     },
     /// Other programs' packet filters, as far as they concern us.
     Firewalls(Firewalls),
+    /// Others' rules, routes and network managers, as far as they concern us.
+    Surroundings(Surroundings),
     /// A pod asks for its interface (CNI ADD).
     PodRequested(PodRequest),
     /// A pod's interface is to go (CNI DEL).

@@ -1,10 +1,13 @@
 //! What packet filters of other programs mean for our packets.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Family;
+use crate::{Family, InterfaceName, constant::WORKLOAD_PREFIX, name::NameError};
+
+/// Longest name of a zone that is taken: firewalld itself makes none of more than 17 characters.
+const ZONE_MAX: usize = 64;
 
 /// Other programs' packet filters, as far as they concern us.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +19,28 @@ pub struct Firewalls {
 }
 
 /// A place that a firewall offers for rules of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ExtensionPoint {
     /// Docker's chain `DOCKER-USER` in the table `filter` of this family.
     DockerUser(Family),
+    /// firewalld's zone `trusted`, which lets its members' packets pass.
+    FirewalldTrusted,
+    /// firewalld's zone of a device to the other machines, which drops what it does not name.
+    FirewalldZone(ZoneName),
+}
+
+/// The name of a zone of firewalld's: 1 to 64 ASCII letters, digits, `_`, `-` and `/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ZoneName(String);
+
+/// Devices that belong to a zone of firewalld's together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ZoneMember {
+    /// The interfaces of all pods, now and later.
+    Pods,
+    /// One device.
+    Device(InterfaceName),
 }
 
 /// A drop on the way of our packets.
@@ -55,6 +76,68 @@ pub enum Course {
 pub enum Opening {
     /// Packets forwarded from and to pods pass the chain `DOCKER-USER` of this family.
     DockerUser(Family),
+    /// Devices belong to firewalld's zone `trusted`.
+    FirewalldMember(ZoneMember),
+    /// UDP packets to a port pass a zone of firewalld's.
+    FirewalldPort {
+        /// The zone.
+        zone: ZoneName,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl ZoneName {
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ZoneName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_-/".contains(&byte);
+        if text.is_empty() || text.len() > ZONE_MAX || !text.bytes().all(is_fine) {
+            return Err(NameError {
+                text: text.chars().take(64).collect(),
+                expected: "the name of a zone of firewalld's",
+            });
+        }
+
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for ZoneName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<ZoneName> for String {
+    fn from(zone: ZoneName) -> Self {
+        zone.0
+    }
+}
+
+impl fmt::Display for ZoneName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ZoneMember {
+    /// As firewalld writes it: a trailing `+` stands for any ending.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pods => write!(f, "{WORKLOAD_PREFIX}+"),
+            Self::Device(device) => write!(f, "{device}"),
+        }
+    }
 }
 
 impl Course {
@@ -106,6 +189,12 @@ impl fmt::Display for Opening {
             Self::DockerUser(family) => {
                 write!(f, "rules for pods in DOCKER-USER ({})", words(*family))
             }
+            Self::FirewalldMember(member) => {
+                write!(f, "{member} in firewalld's zone trusted")
+            }
+            Self::FirewalldPort { zone, port } => {
+                write!(f, "UDP port {port} in firewalld's zone {zone}")
+            }
         }
     }
 }
@@ -114,5 +203,26 @@ fn words(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zone_s_name_is_short_and_plain() {
+        for fine in [
+            "public",
+            "libvirt-routed",
+            "FedoraServer",
+            "a/b",
+            &"z".repeat(64),
+        ] {
+            assert_eq!(fine.parse::<ZoneName>().map(String::from), Ok(fine.into()));
+        }
+        for wrong in ["", "a b", "a\nb", "zoné", "a;b", &"z".repeat(65)] {
+            assert!(wrong.parse::<ZoneName>().is_err(), "{wrong:?}");
+        }
     }
 }

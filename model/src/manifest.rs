@@ -12,13 +12,14 @@
 mod defaults;
 mod document;
 mod metadata;
+mod policy;
 mod validation;
 
 use std::fmt;
 
 use serde_json::Value;
 
-pub use self::validation::{check, validate, validate_all};
+pub use self::validation::{check, neighbours, validate, validate_all};
 use crate::{Kind, Object, resource::FieldError, resource::field::expected};
 
 /// Largest file that is read, in bytes.
@@ -113,6 +114,15 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Vec<ManifestError>
     }
 }
 
+/// Splits a text into the values of its documents, of whatever kind they are: keys that stand twice are refused, empty
+/// documents passed over. Nothing follows the first that cannot be read.
+pub fn values(text: &str) -> Vec<Result<Value, Fault>> {
+    let mut values = document::split(text);
+    values.retain(|value| value.as_ref().map_or(true, |value| !value.is_null()));
+
+    values
+}
+
 /// Reads one object from a value, fills in its defaults and checks it by itself.
 pub fn object(value: Value) -> Result<Object, FieldError> {
     let Value::Object(mut fields) = value else {
@@ -121,9 +131,16 @@ pub fn object(value: Value) -> Result<Object, FieldError> {
             "expected an object with apiVersion, kind and metadata",
         ));
     };
-    let kind = kind(fields.remove("kind"))?;
-    check_version(kind, fields.remove("apiVersion"))?;
-    let metadata = metadata::read(kind, fields.remove("metadata").unwrap_or_default())?;
+    let api_version = fields.remove("apiVersion").unwrap_or_default();
+    let kind = kind(fields.remove("kind").unwrap_or_default(), &api_version)?;
+    let metadata = fields.remove("metadata").unwrap_or_default();
+    let metadata = if api_version == CALICO_STORED {
+        let tier = fields.get("spec").and_then(|spec| spec.get("tier"));
+        metadata::read_stored(kind, metadata, tier.and_then(Value::as_str))?
+    } else {
+        metadata::read(kind, metadata)?
+    };
+    check_version(kind, api_version)?;
     let mut object = Object {
         api_version: kind.api_version().to_owned(),
         kind,
@@ -177,7 +194,7 @@ fn items(mut value: Value) -> Result<Items, Fault> {
         .and_then(Value::as_str)
         .is_some_and(|kind| {
             kind.strip_suffix("List")
-                .is_some_and(|kind| kind.is_empty() || kind.parse::<Kind>().is_ok())
+                .is_some_and(|kind| kind.is_empty() || is_kind(kind))
         });
     if !is_list {
         return Ok(Items::One(value));
@@ -190,20 +207,34 @@ fn items(mut value: Value) -> Result<Items, Fault> {
     }
 }
 
-fn kind(value: Option<Value>) -> Result<Kind, FieldError> {
-    let found = value.unwrap_or_default();
-
-    found
-        .as_str()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| {
-            let known: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
-            expected("kind", &format!("one of {}", known.join(", ")), found)
-        })
+fn is_kind(name: &str) -> bool {
+    Kind::ALL.iter().any(|kind| kind.manifest_name() == name)
 }
 
-fn check_version(kind: Kind, value: Option<Value>) -> Result<(), FieldError> {
-    let found = value.unwrap_or_default();
+/// Reads which kind an object is of: by `kind`, and by `apiVersion` where two kinds are written alike.
+fn kind(found: Value, api_version: &Value) -> Result<Kind, FieldError> {
+    let name = found.as_str().unwrap_or_default();
+    let version = api_version.as_str().unwrap_or_default();
+    if let Ok(kind) = Kind::from_manifest(version, name) {
+        return Ok(kind);
+    }
+    let mut written: Vec<_> = Kind::ALL.iter().map(|kind| kind.manifest_name()).collect();
+    if written.contains(&name) {
+        let alike = Kind::ALL.iter().filter(|kind| kind.manifest_name() == name);
+        let versions: Vec<_> = alike.map(|kind| kind.api_version()).collect();
+        let known = format!("{} for kind {name}", versions.join(" or "));
+        return Err(expected("apiVersion", &known, api_version.clone()));
+    }
+    written.dedup();
+
+    Err(expected(
+        "kind",
+        &format!("one of {}", written.join(", ")),
+        found,
+    ))
+}
+
+fn check_version(kind: Kind, found: Value) -> Result<(), FieldError> {
     let ours = kind.api_version();
     let calico = ours == "projectcalico.org/v3";
     match found.as_str() {
@@ -215,9 +246,10 @@ fn check_version(kind: Kind, value: Option<Value>) -> Result<(), FieldError> {
             } else {
                 ours.to_owned()
             };
+            let name = kind.manifest_name();
             Err(expected(
                 "apiVersion",
-                &format!("{known} for kind {kind}"),
+                &format!("{known} for kind {name}"),
                 found,
             ))
         }

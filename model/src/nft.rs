@@ -106,6 +106,12 @@ pub enum SetKind {
     Interfaces,
     /// Pairs of an input interface and a source address of a family (`ifname . ipv4_addr`, a hash set).
     InterfaceAddresses(Family),
+    /// Ranges of ports (an interval set; elements never overlap).
+    Ports,
+    /// Address, protocol and port together, of a family (`ipv4_addr . inet_proto . inet_service`, a hash set).
+    AddressPorts(Family),
+    /// A map: what happens to packets of an interface (`ifname : verdict`, hashed).
+    InterfaceVerdicts,
 }
 
 /// A member of a set.
@@ -119,6 +125,25 @@ pub enum Element {
     Interface(InterfaceName),
     /// An interface and an address that may be seen on it.
     InterfaceAddress(InterfaceName, IpAddr),
+    /// A range of ports, first and last.
+    Ports(u16, u16),
+    /// An address, a protocol's number and a port.
+    AddressPort(IpAddr, u8, u16),
+    /// An interface and what happens to its packets: one for each interface.
+    InterfaceVerdict(InterfaceName, Verdict),
+}
+
+/// What a map says of a key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Accepted by the chain that asked.
+    Accept,
+    /// Dropped.
+    Drop,
+    /// Into another chain, and back behind the rule that asked.
+    Jump(String),
+    /// Into another chain, and from its end to where the chain that asked was called from.
+    Goto(String),
 }
 
 /// Conditions that must all hold, then what happens.
@@ -167,8 +192,26 @@ pub enum Match {
     DestinationPort(u16),
     /// ICMPv6 type (after a protocol match).
     Icmpv6Type(u8),
+    /// ICMP or ICMPv6 type, and maybe code, is (not) this (after a match of protocol and family).
+    Icmp(Sense, u8, Option<u8>),
+    /// Port is (not) in this range, first and last included (after a match of a protocol that has ports).
+    Port(End, Sense, u16, u16),
+    /// Port is (not) in a set of ranges (after a match of a protocol that has ports).
+    PortSet(End, Sense, String),
+    /// Address, protocol and port of one end together are (not) in a set of this family. A packet whose protocol has
+    /// no ports is read as if it had: the set must hold none of such a protocol.
+    AddressPort(End, Sense, Family, String),
     /// `mark & mask == value` (or not).
     Mark {
+        /// Equal or not.
+        sense: Sense,
+        /// Bits looked at.
+        mask: u32,
+        /// Their value.
+        value: u32,
+    },
+    /// `ct mark & mask == value` (or not); never holds of a packet without a connection.
+    CtMark {
         /// Equal or not.
         sense: Sense,
         /// Bits looked at.
@@ -188,6 +231,15 @@ pub enum Match {
     DestinationLocal,
     /// The source is one of the machine's own addresses.
     SourceLocal,
+}
+
+/// One end of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum End {
+    /// Who sends.
+    Source,
+    /// Who is to get it.
+    Destination,
 }
 
 /// Whether a condition must hold or must not.
@@ -210,6 +262,9 @@ pub struct CtState {
     pub related: bool,
     /// `invalid`.
     pub invalid: bool,
+    /// `untracked`: without a connection, on purpose.
+    #[serde(default)]
+    pub untracked: bool,
 }
 
 /// What happens to a packet.
@@ -223,6 +278,18 @@ pub enum Statement {
     Return,
     /// Into another chain, and back.
     Jump(String),
+    /// Into another chain; its end is this chain's end.
+    Goto(String),
+    /// What a map of verdicts says of the input interface; an interface that is not in it goes on.
+    InputVerdict(String),
+    /// What a map of verdicts says of the output interface; an interface that is not in it goes on.
+    OutputVerdict(String),
+    /// Accepted, and no connection is made of it (`notrack accept`; before connection tracking only).
+    AcceptUntracked,
+    /// Told to whoever listens, and on.
+    Log(Nflog),
+    /// Told to whoever listens, and dropped.
+    LogAndDrop(Nflog),
     /// Source NAT to this address, ports fully random.
     Snat(IpAddr),
     /// Masquerade, ports fully random.
@@ -236,4 +303,13 @@ pub enum Statement {
     },
     /// Only count (with [`Rule::counter`]) and go on.
     Continue,
+}
+
+/// Whom a packet is told to: listeners of a group of nfnetlink_log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Nflog {
+    /// The group.
+    pub group: u16,
+    /// What is said with the packet, at most 127 bytes (`NF_LOG_PREFIXLEN` of linux/netfilter/nf_log.h, less the NUL).
+    pub prefix: String,
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Kind;
+use crate::{Kind, kind::UnknownKind};
 
 /// What tells two objects of a store apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,18 +23,30 @@ pub struct ObjectKey {
 pub struct Revision(pub String);
 
 /// Any object: `apiVersion`, `kind`, `metadata` and whatever else its kind has.
+///
+/// Written as Kubernetes writes objects: two kinds may have one name there, and `apiVersion` tells them apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
 pub struct Object {
     /// Group and version.
-    #[serde(rename = "apiVersion")]
     pub api_version: String,
     /// The kind.
     pub kind: Kind,
     /// Name, labels, annotations, revision.
     pub metadata: Metadata,
     /// Every other top-level field: `spec`, `status`, `subsets`, …
-    #[serde(flatten)]
     pub body: BTreeMap<String, Value>,
+}
+
+/// An object as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    #[serde(flatten)]
+    body: BTreeMap<String, Value>,
 }
 
 /// The part of `metadata` that meshd reads; the rest is kept as it came.
@@ -113,6 +125,30 @@ impl Object {
     /// Returns the revision it was read at; empty for an object that was never stored.
     pub fn revision(&self) -> Revision {
         Revision(self.metadata.resource_version.clone().unwrap_or_default())
+    }
+}
+
+impl TryFrom<Written> for Object {
+    type Error = UnknownKind;
+
+    fn try_from(written: Written) -> Result<Self, UnknownKind> {
+        Ok(Self {
+            kind: Kind::from_manifest(&written.api_version, &written.kind)?,
+            api_version: written.api_version,
+            metadata: written.metadata,
+            body: written.body,
+        })
+    }
+}
+
+impl From<Object> for Written {
+    fn from(object: Object) -> Self {
+        Self {
+            api_version: object.api_version,
+            kind: object.kind.manifest_name().to_owned(),
+            metadata: object.metadata,
+            body: object.body,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{InterfaceName, plan::RowKey};
+use crate::{InterfaceName, conflict::Conflict, plan::RowKey};
 
 /// What a pass over the plan came to. Neither failures nor incomplete rows: the machine matches the plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct Pass {
     /// What carries each tunnel device that is there.
     #[serde(default)]
     pub backends: BTreeMap<InterfaceName, DeviceBackend>,
+    /// What somebody else has where it belongs to us. In order, each once.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
 }
 
 /// A row that could not be set, or unset, because what it stands on is missing.

@@ -1,26 +1,29 @@
 //! Policy as the evaluator and the compiler see it: every kind of policy object becomes this one form.
 //!
-//! Conversion ends here: selectors are composed (namespace, service account and the object's own), Kubernetes' peers and
-//! ports are rules, `types` is decided. What is left is order, matching and action (Calico's semantics).
+//! Conversion ends here: selectors are composed (namespace, service account and the object's own), Kubernetes' peers
+//! and ports are rules, `types` is decided. What is left is order, matching and action (Calico's semantics).
 
 mod direction;
 mod host_endpoint;
+pub mod order;
 mod port;
 mod profile;
 mod rule;
 mod set;
 mod tier;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     direction::{Direction, Directions},
     host_endpoint::{HostEndpoint, HostInterface},
-    port::{NamedPort, PortMatch},
+    port::{NamedPort, NotAPort, PortMatch},
     profile::Profile,
-    rule::{Action, Icmp, Protocol, Rule, RuleRef, ServiceRef, Side},
+    rule::{Action, Icmp, Protocol, Rule, RuleRef, ServiceRef, Side, UnknownProtocol},
     set::NetworkSet,
-    tier::{Tier, TierAction},
+    tier::{ADMIN_TIER, BASELINE_TIER, DEFAULT_TIER, Tier, TierAction},
 };
 use crate::{ObjectKey, Selector};
 
@@ -47,6 +50,10 @@ pub struct Policy {
     pub apply_on_forward: bool,
     /// A staged policy decides nothing; this is what applying it would do.
     pub staged: Option<StagedAction>,
+    /// Entries that cannot be used: path and reason. In their place stands what lets less through (an `Allow` is left
+    /// out, everything else denies). A store refuses such an object on apply; one that is there already stays in force.
+    #[serde(default)]
+    pub invalid: BTreeMap<String, String>,
 }
 
 /// At which point of a packet's way a policy is asked.

@@ -2,13 +2,26 @@
 
 pub mod address_claim;
 pub mod block_affinity;
+mod cluster_network_policy;
+pub mod endpoint_slice;
 pub mod felix_configuration;
 pub(crate) mod field;
+mod host_endpoint;
 pub mod ip_pool;
 pub mod ipam_block;
 pub mod key_claim;
+mod kubernetes_network_policy;
+mod label_selector;
 pub mod mesh_configuration;
+pub mod namespace;
+mod network_policy;
+mod network_set;
 pub mod node;
+mod profile;
+pub(crate) mod rule;
+pub mod service;
+pub mod service_account;
+mod tier;
 pub mod workload_endpoint;
 
 use serde::{Deserialize, Serialize};
@@ -16,15 +29,22 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     address_claim::AddressClaim,
     block_affinity::{AffinityState, BlockAffinity},
+    endpoint_slice::EndpointSlice,
     felix_configuration::FelixConfiguration,
     ip_pool::IpPool,
     ipam_block::IpamBlock,
     key_claim::KeyClaim,
     mesh_configuration::MeshConfiguration,
+    namespace::Namespace,
     node::Node,
+    service::Service,
+    service_account::ServiceAccount,
     workload_endpoint::WorkloadEndpoint,
 };
-use crate::{Kind, Object, ObjectKey};
+use crate::{
+    Kind, Object, ObjectKey,
+    policy::{HostEndpoint, NetworkSet, Policy, Profile, Tier},
+};
 
 /// An object of a kind that the agent reads, parsed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +67,24 @@ pub enum Resource {
     AddressClaim(AddressClaim),
     /// A pod's interface.
     WorkloadEndpoint(Box<WorkloadEndpoint>),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A service account.
+    ServiceAccount(ServiceAccount),
+    /// A service.
+    Service(Box<Service>),
+    /// Where a service's packets end up.
+    EndpointSlice(Box<EndpointSlice>),
+    /// A group of policies.
+    Tier(Tier),
+    /// A policy of any kind.
+    Policy(Box<Policy>),
+    /// Networks with labels.
+    NetworkSet(Box<NetworkSet>),
+    /// A host's own interface.
+    HostEndpoint(Box<HostEndpoint>),
+    /// Rules behind the last tier, and labels to inherit.
+    Profile(Box<Profile>),
     /// A kind that the agent stores but does not read.
     Opaque(ObjectKey),
 }
@@ -87,13 +125,42 @@ impl TryFrom<&Object> for Resource {
             Kind::KeyClaim => Self::KeyClaim(object.try_into()?),
             Kind::AddressClaim => Self::AddressClaim(object.try_into()?),
             Kind::WorkloadEndpoint => Self::WorkloadEndpoint(Box::new(object.try_into()?)),
-            Kind::IPAMHandle
-            | Kind::ClusterInformation
-            | Kind::Namespace
-            | Kind::ServiceAccount
-            | Kind::Service
-            | Kind::Pod
-            | Kind::EndpointSlice => Self::Opaque(object.key()),
+            Kind::Namespace => Self::Namespace(object.try_into()?),
+            Kind::ServiceAccount => Self::ServiceAccount(object.try_into()?),
+            Kind::Tier => Self::Tier(object.try_into()?),
+            Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy => {
+                Self::Policy(Box::new(network_policy::read(object)?))
+            }
+            Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => {
+                Self::Policy(Box::new(kubernetes_network_policy::read(object)?))
+            }
+            Kind::ClusterNetworkPolicy => {
+                Self::Policy(Box::new(cluster_network_policy::read(object)?))
+            }
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                Self::NetworkSet(Box::new(object.try_into()?))
+            }
+            Kind::HostEndpoint => Self::HostEndpoint(Box::new(object.try_into()?)),
+            Kind::Profile => Self::Profile(Box::new(object.try_into()?)),
+            Kind::Service => Self::Service(Box::new(object.try_into()?)),
+            Kind::EndpointSlice => Self::EndpointSlice(Box::new(object.try_into()?)),
+            Kind::IPAMHandle | Kind::ClusterInformation | Kind::Pod => Self::Opaque(object.key()),
         })
+    }
+}
+
+impl TryFrom<&Object> for Policy {
+    type Error = FieldError;
+
+    /// Reads a policy of any of the seven kinds.
+    fn try_from(object: &Object) -> Result<Self, FieldError> {
+        let Resource::Policy(policy) = Resource::try_from(object)? else {
+            return Err(field::expected("kind", "a policy", object.kind.as_str()));
+        };
+
+        Ok(*policy)
     }
 }

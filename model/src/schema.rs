@@ -6,8 +6,11 @@
 
 mod calico;
 mod felix;
+mod kubernetes;
 mod mesh;
+mod policy;
 mod shape;
+mod text;
 
 pub use self::shape::{Field, Shape};
 use crate::{Kind, Object, resource::FieldError};
@@ -32,6 +35,17 @@ pub const fn of(kind: Kind) -> Option<&'static [Field]> {
         | Kind::Service
         | Kind::Pod
         | Kind::EndpointSlice => None,
+        Kind::Tier => Some(policy::TIER),
+        Kind::NetworkPolicy => Some(policy::NETWORK_POLICY),
+        Kind::GlobalNetworkPolicy => Some(policy::GLOBAL_NETWORK_POLICY),
+        Kind::StagedNetworkPolicy => Some(policy::STAGED_NETWORK_POLICY),
+        Kind::StagedGlobalNetworkPolicy => Some(policy::STAGED_GLOBAL_NETWORK_POLICY),
+        Kind::KubernetesNetworkPolicy => Some(kubernetes::NETWORK_POLICY),
+        Kind::StagedKubernetesNetworkPolicy => Some(kubernetes::STAGED_NETWORK_POLICY),
+        Kind::ClusterNetworkPolicy => Some(kubernetes::CLUSTER_NETWORK_POLICY),
+        Kind::NetworkSet | Kind::GlobalNetworkSet => Some(policy::NETWORK_SET),
+        Kind::HostEndpoint => Some(policy::HOST_ENDPOINT),
+        Kind::Profile => Some(policy::PROFILE),
     }
 }
 

@@ -15,6 +15,7 @@
 //! A label that is absent makes `==`, `in`, `contains`, `starts with`, `ends
 //! with` and `has` false, and `!=` and `not in` true.
 
+mod composition;
 mod parser;
 
 use std::{
@@ -24,6 +25,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use self::composition::{
+    NAMESPACE_LABEL, NAMESPACE_PREFIX, ORCHESTRATOR_LABEL, SERVICE_ACCOUNT_LABEL,
+    SERVICE_ACCOUNT_PREFIX,
+};
 
 /// A selector that could be read. Two are equal when their canonical forms are.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -164,15 +170,16 @@ impl FromStr for Selector {
     type Err = SelectorError;
 
     fn from_str(text: &str) -> Result<Self, SelectorError> {
-        parser::parse(text).map(Self)
+        parser::parse(text, &parser::WRITTEN_BY_PEOPLE).map(Self)
     }
 }
 
+/// Reads what was written by [`Display`](fmt::Display): it may be longer and deeper than what people may write.
 impl TryFrom<String> for Selector {
     type Error = SelectorError;
 
     fn try_from(text: String) -> Result<Self, SelectorError> {
-        text.parse()
+        parser::parse(&text, &parser::COMPOSED).map(Self)
     }
 }
 

@@ -8,6 +8,7 @@ mod address;
 mod block;
 mod difference;
 mod node;
+mod tier;
 
 use ipnet::IpNet;
 use model::{Kind, Object, ObjectKey};
@@ -71,37 +72,15 @@ fn admin(view: &dyn View, write: Write<'_>) -> Result<(), StoreError> {
     let (old, new) = match write {
         Write::Create(new) => (None, new),
         Write::Change { old, new } => (Some(old), new),
+        Write::Delete(old) if old.kind == Kind::Tier => return tier::check_delete(view, old),
         Write::Delete(_) => return Ok(()),
     };
     let mut beside: Vec<Object> = old.cloned().into_iter().collect();
-    for kind in neighbours(new.kind) {
+    for kind in model::manifest::neighbours(new.kind) {
         beside.extend(view.list(*kind)?);
     }
 
     model::manifest::validate(new, beside.iter()).map_err(StoreError::Invalid)
-}
-
-/// Returns the kinds that an object of a kind may contradict.
-fn neighbours(kind: Kind) -> &'static [Kind] {
-    match kind {
-        Kind::IPPool => &[Kind::IPPool, Kind::IPAMBlock, Kind::AddressClaim],
-        Kind::IPAMBlock => &[Kind::IPAMBlock],
-        Kind::AddressClaim => &[Kind::IPPool],
-        Kind::Node
-        | Kind::MeshNode
-        | Kind::BlockAffinity
-        | Kind::IPAMHandle
-        | Kind::WorkloadEndpoint
-        | Kind::FelixConfiguration
-        | Kind::ClusterInformation
-        | Kind::MeshConfiguration
-        | Kind::KeyClaim
-        | Kind::Namespace
-        | Kind::ServiceAccount
-        | Kind::Service
-        | Kind::Pod
-        | Kind::EndpointSlice => &[],
-    }
 }
 
 #[cfg(test)]

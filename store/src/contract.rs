@@ -9,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
+mod kind;
 mod shuffled;
 
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,7 +18,7 @@ use futures::{StreamExt, future::BoxFuture};
 use model::{Kind, Object, ObjectKey, Revision};
 use serde_json::json;
 
-pub use self::shuffled::Shuffled;
+pub use self::{kind::two_kinds_that_are_written_alike_are_kept_apart, shuffled::Shuffled};
 use crate::{Precondition, Store, StoreError, StoreEvent, WatchEvent, WatchStream, watch_all};
 
 /// How long anything may take before a test fails.
@@ -53,6 +54,7 @@ macro_rules! contract_tests {
         $crate::contract_tests!($factory;
             what_was_created_is_read_back
             a_name_is_given_once
+            two_kinds_that_are_written_alike_are_kept_apart
             an_update_needs_the_revision_it_read
             a_delete_needs_the_revision_it_names
             a_patch_merges_and_renames_nothing
@@ -163,13 +165,13 @@ pub async fn a_patch_merges_and_renames_nothing(factory: &dyn Factory) {
     let created = store.create(service("web", 1)).await.unwrap();
     let key = created.key();
 
-    let patch = json!({"metadata": {"annotations": {"a.example/b": "c"}}, "spec": {"ports": [2], "n": null}});
+    let patch = json!({"metadata": {"annotations": {"a.example/b": "c"}}, "spec": {"list": [2], "n": null}});
     let patched = store
         .patch(key.clone(), patch, Precondition::Any)
         .await
         .unwrap();
 
-    assert_eq!(patched.body["spec"], json!({"ports": [2]}));
+    assert_eq!(patched.body["spec"], json!({"list": [2]}));
     assert_eq!(patched.metadata.annotations["a.example/b"], "c");
     assert_eq!(store.get(key.clone()).await.unwrap(), patched);
     let stale = Precondition::Revision(created.revision());

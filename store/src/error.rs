@@ -105,6 +105,8 @@ denials! {
     BlockOverlap "block-overlap" "The block overlaps another one.";
     BlockAffinity "block-affinity" "The block is not affine to this node, or would change hands.";
     BlockInUse "block-in-use" "The block still has addresses in use.";
+    TierBuiltIn "tier-built-in" "Every cluster has the tier.";
+    TierInUse "tier-in-use" "A policy is in the tier.";
 }
 
 impl fmt::Display for Denial {

@@ -153,3 +153,27 @@ fn describe(status: &Status) -> String {
 
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use model::kind::Scope;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_and_an_object_of_every_kind_survive_the_wire() {
+        for kind in Kind::ALL.iter().copied() {
+            let key = match kind.scope() {
+                Scope::Cluster => ObjectKey::cluster(kind, "x"),
+                Scope::Namespaced => ObjectKey::namespaced(kind, "n", "x"),
+            };
+            let object = Object::new(&key, json!({"a": 1}));
+
+            let sent = proto::ObjectKey::from(&key);
+            assert_eq!(ObjectKey::try_from(sent).unwrap(), key);
+            let sent = proto::Object::encode(&object).unwrap();
+            assert_eq!(sent.decode().unwrap(), object);
+        }
+    }
+}

@@ -60,8 +60,15 @@ impl Dataplane {
             let (family, priority, table) = (key.family, key.priority, key.table);
             format!("{family:?}, priority {priority}, to table {table}")
         })?);
+        self.openings
+            .target_mut()
+            .await_firewalld()
+            .map_err(|error| RemovalError::Look {
+                component: Component::Openings.name(),
+                reason: chain(&error),
+            })?;
         owned.extend(look(Component::Openings, &mut self.openings, |key, _| {
-            format!("{key:?}")
+            key.to_string()
         })?);
 
         Ok(owned)
@@ -74,6 +81,13 @@ impl Dataplane {
     ///
     /// [`RemovalError::Remove`] names the first part that could not be removed; all after it stands.
     pub fn remove_all(&mut self, now: Moment) -> Result<(), RemovalError> {
+        self.openings
+            .target_mut()
+            .leave_firewalld()
+            .map_err(|error| RemovalError::Remove {
+                component: Component::Openings.name().to_owned(),
+                reason: chain(&error),
+            })?;
         // What a plan in sync does not name must not exist.
         let mut nothing = Plan {
             generation: 1,

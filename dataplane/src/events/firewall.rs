@@ -1,11 +1,14 @@
 //! When other programs' packet filters are read again.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::BorrowedFd,
+    time::{Duration, Instant},
+};
 
 use model::firewall::Firewalls;
 
 use crate::{
-    foreign::{self, Ways},
+    foreign::{self, Firewalld, Ways},
     netlink::{NetlinkError, Protocol, Socket},
 };
 
@@ -18,18 +21,35 @@ const SHARE: u32 = 100;
 /// Reads other programs' packet filters when they or our ways change.
 pub(super) struct FirewallWatch {
     socket: Socket,
+    firewalld: Firewalld,
+    /// Of firewalld, as last looked at.
+    generation: u64,
     ways: Ways,
+    /// What the rulesets say, without firewalld's zones.
+    rules: Firewalls,
     found: Firewalls,
     is_stale: bool,
     read: Option<Instant>,
     took: Duration,
 }
 
+/// What is new.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// What is found, where it differs from before.
+    pub(super) firewalls: Option<Firewalls>,
+    /// What we put into extension points may not be there any more.
+    pub(super) openings_changed: bool,
+}
+
 impl FirewallWatch {
-    pub(super) fn open() -> Result<Self, NetlinkError> {
+    pub(super) fn open(firewalld: Firewalld) -> Result<Self, NetlinkError> {
         Ok(Self {
             socket: Socket::open(Protocol::Netfilter)?,
+            firewalld,
+            generation: 0,
             ways: Ways::default(),
+            rules: Firewalls::default(),
             found: Firewalls::default(),
             is_stale: true,
             read: None,
@@ -37,20 +57,46 @@ impl FirewallWatch {
         })
     }
 
+    /// What becomes readable when firewalld changed something.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.firewalld.descriptor()
+    }
+
     /// Says that somebody changed rules of theirs.
     pub(super) fn expire(&mut self) {
         self.is_stale = true;
     }
 
-    /// Returns what is found, where it differs from before.
-    pub(super) fn look(&mut self, ways: Ways) -> Option<Firewalls> {
+    /// Returns what is new.
+    pub(super) fn look(&mut self, ways: Ways) -> News {
         if ways != self.ways {
             self.ways = ways;
             self.is_stale = true;
         }
+        self.firewalld.begin();
+        let generation = self.firewalld.generation();
+        let zones_changed = generation != self.generation;
+        self.generation = generation;
+        self.read_rules();
+
+        let mut found = self.rules.clone();
+        found
+            .extension_points
+            .extend(self.firewalld.points(&self.ways.addressed));
+        let is_new = found != self.found;
+        self.found = found;
+
+        News {
+            firewalls: is_new.then(|| self.found.clone()),
+            openings_changed: is_new || zones_changed,
+        }
+    }
+
+    /// Reads the rulesets, unless they are as before or were read a moment ago.
+    fn read_rules(&mut self) {
         let rest = REST.max(self.took * SHARE);
         if !self.is_stale || self.read.is_some_and(|read| read.elapsed() < rest) {
-            return None;
+            return;
         }
 
         let start = Instant::now();
@@ -60,16 +106,10 @@ impl FirewallWatch {
         match found {
             Ok(found) => {
                 self.is_stale = false;
-                if found == self.found {
-                    return None;
-                }
-                self.found = found.clone();
-
-                Some(found)
+                self.rules = found;
             }
             Err(error) => {
                 tracing::warn!(%error, "Could not read other programs' packet filters; trying again");
-                None
             }
         }
     }

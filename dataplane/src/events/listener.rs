@@ -58,6 +58,8 @@ pub(super) struct Heard {
     pub(super) links: bool,
     /// A table that is not ours changed.
     pub(super) rules_of_others: bool,
+    /// A policy routing rule or a route that is not ours changed.
+    pub(super) ways_of_others: bool,
 }
 
 impl Listener {
@@ -82,13 +84,17 @@ impl Listener {
         })
     }
 
-    /// Waits until something is to be read, on these sockets or on `other`.
-    pub(super) fn wait(&self, other: Option<BorrowedFd<'_>>, patience: Duration) {
+    /// Waits until something is to be read, on these sockets or on `others`.
+    pub(super) fn wait<'a>(
+        &self,
+        others: impl Iterator<Item = BorrowedFd<'a>>,
+        patience: Duration,
+    ) {
         let mut descriptors = vec![
             PollFd::new(&self.route, PollFlags::IN),
             PollFd::new(&self.nftables, PollFlags::IN),
         ];
-        descriptors.extend(other.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
+        descriptors.extend(others.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: patience.subsec_nanos().into(),
@@ -134,6 +140,7 @@ impl Listener {
         tracing::info!("Notifications of the kernel were lost; looking at everything");
         heard.drift.extend(Component::ALL);
         heard.links = true;
+        heard.ways_of_others = true;
         match Links::list(&mut self.asking) {
             Ok(links) => {
                 self.seen = links
@@ -160,10 +167,14 @@ impl Listener {
                     self.address_message(message, tunnels, heard);
                 }
             }
-            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if !is_ours && concerns_us(message) => {
-                heard.drift.insert(Component::Routes);
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE if !is_ours => {
+                heard.ways_of_others = true;
+                if concerns_us(message) {
+                    heard.drift.insert(Component::Routes);
+                }
             }
             libc::RTM_NEWRULE | libc::RTM_DELRULE if !is_ours => {
+                heard.ways_of_others = true;
                 heard.drift.insert(Component::Rules);
             }
             NEW_NETCONF if self.spoils_a_pod(message) => {

@@ -1,10 +1,14 @@
-//! Rules of ours in other firewalls' extension points.
+//! What stands of ours in other firewalls' extension points.
 //!
-//! In docker's chain `DOCKER-USER` stand two: packets forwarded to pods pass, and packets from them. They
-//! are put behind the rules of others that are there, before the closing `RETURN`, in the shape in which
-//! `iptables-nft` writes its own, so that it goes on showing the table.
+//! For firewalld see [`Firewalld`]. In docker's chain `DOCKER-USER` stand two rules: packets forwarded to
+//! pods pass, and packets from them. They are put behind the rules of others that are there, before the
+//! closing `RETURN`, in the shape in which `iptables-nft` writes its own, so that it goes on showing the table.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
 
 use model::{
     Change, Family,
@@ -15,6 +19,7 @@ use model::{
 
 use super::{
     family_code,
+    firewalld::Firewalld,
     rule::{self, Step, Verdict},
 };
 use crate::{
@@ -35,9 +40,16 @@ use crate::{
 pub(super) const DOCKER_TABLE: &str = "filter";
 pub(super) const DOCKER_CHAIN: &str = "DOCKER-USER";
 
-/// Keeps rules in other firewalls' extension points.
+/// How long firewalld may take to say what it has, and to give back what is ours, at an uninstall.
+const LOOK: Duration = Duration::from_secs(15);
+const TAKE_BACK: Duration = Duration::from_secs(30);
+
+/// Keeps rules and zones' members in other firewalls' extension points.
 pub struct OpeningTarget {
     socket: Socket,
+    firewalld: Firewalld,
+    /// What firewalld was to have when it was last told.
+    wanted: BTreeSet<Opening>,
 }
 
 /// Why extension points could not be read or written.
@@ -49,6 +61,12 @@ pub enum OpeningError {
     /// The kernel could not be told.
     #[error("could not send rules for chain {DOCKER_CHAIN}")]
     Send(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// firewalld still has something of ours, or may have.
+    #[error("firewalld was not left as it was: {0}")]
+    Firewalld(String),
+    /// The note of what firewalld has of ours is still there.
+    #[error("could not remove the note of what is ours in firewalld")]
+    Forget(#[source] std::io::Error),
 }
 
 /// A rule that is there.
@@ -61,11 +79,44 @@ struct Found {
 }
 
 impl OpeningTarget {
-    /// Opens a socket in the calling thread's network namespace.
-    pub fn open() -> Result<Self, OpenError> {
+    /// Opens a socket in the calling thread's network namespace. `notes` is the file of what firewalld has
+    /// of ours.
+    pub fn open(notes: PathBuf) -> Result<Self, OpenError> {
+        let firewalld = Firewalld::new(notes).map_err(|error| OpenError(Box::new(error)))?;
+
         Ok(Self {
             socket: Socket::open(Protocol::Netfilter)?,
+            firewalld,
+            wanted: BTreeSet::new(),
         })
+    }
+
+    pub(crate) fn firewalld(&self) -> &Firewalld {
+        &self.firewalld
+    }
+
+    /// Waits until it is known what firewalld has of ours, where something was noted.
+    pub(crate) fn await_firewalld(&self) -> Result<(), OpeningError> {
+        if !self.firewalld.has_notes() {
+            return Ok(());
+        }
+
+        self.firewalld
+            .await_look(LOOK)
+            .map_err(OpeningError::Firewalld)
+    }
+
+    /// Takes back what firewalld has of ours, and waits for that.
+    pub(crate) fn leave_firewalld(&self) -> Result<(), OpeningError> {
+        if !self.firewalld.has_notes() {
+            return Ok(());
+        }
+        self.await_firewalld()?;
+        self.firewalld
+            .take_back_all(TAKE_BACK)
+            .map_err(OpeningError::Firewalld)?;
+
+        self.firewalld.forget().map_err(OpeningError::Forget)
     }
 
     pub(crate) fn port(&self) -> u32 {
@@ -143,7 +194,13 @@ impl Target for OpeningTarget {
     type Error = OpeningError;
 
     fn observe(&mut self) -> Result<BTreeMap<Opening, bool>, OpeningError> {
-        let mut openings = BTreeMap::new();
+        // What passes by somebody else's word stands where ours would.
+        let passes = self
+            .wanted
+            .iter()
+            .filter(|each| self.firewalld.passes(each));
+        let there = passes.cloned().chain(self.firewalld.ours());
+        let mut openings: BTreeMap<_, _> = there.map(|opening| (opening, true)).collect();
         for family in Family::BOTH {
             let rules = self.rules(family)?.unwrap_or_default();
             let ours: Vec<u64> = rules.iter().filter_map(|rule| rule.tag).collect();
@@ -162,12 +219,8 @@ impl Target for OpeningTarget {
     ) -> Result<Vec<Absent<Opening>>, OpeningError> {
         let mut absent = Vec::new();
         for change in changes {
-            let (opening, wanted) = match change {
-                Change::Set(opening, _) => (opening, for_pods()),
-                Change::Unset(opening) => (opening, Vec::new()),
-            };
-            let Opening::DockerUser(family) = opening;
-            if let Some(reason) = self.write(*family, &wanted)? {
+            let (Change::Set(opening, _) | Change::Unset(opening)) = change;
+            if let Some(reason) = self.apply_one(change)? {
                 absent.push(Absent {
                     key: opening.clone(),
                     reason,
@@ -176,6 +229,29 @@ impl Target for OpeningTarget {
         }
 
         Ok(absent)
+    }
+}
+
+impl OpeningTarget {
+    /// Makes one change; returns what stands against it.
+    fn apply_one(
+        &mut self,
+        change: &Change<Opening, bool>,
+    ) -> Result<Option<String>, OpeningError> {
+        let refusal = match change {
+            Change::Set(Opening::DockerUser(family), _) => return self.write(*family, &for_pods()),
+            Change::Unset(Opening::DockerUser(family)) => return self.write(*family, &[]),
+            Change::Set(opening, _) => {
+                self.wanted.insert(opening.clone());
+                self.firewalld.make(opening)
+            }
+            Change::Unset(opening) => {
+                self.wanted.remove(opening);
+                self.firewalld.take_back(opening)
+            }
+        };
+
+        Ok(refusal.map(|refusal| refusal.to_string()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use model::{
     Change, InterfaceName,
-    nft::{Chain, ChainKey, Element, Hook, NftFamily, SetKey, SetKind},
+    nft::{Chain, ChainKey, Element, Hook, NftFamily, SetKey, SetKind, Verdict},
 };
 
 use super::{
@@ -55,7 +55,8 @@ impl Builder {
         }
     }
 
-    /// Adds the steps for all changes: what is set comes first.
+    /// Adds the steps for all changes: what is set comes first. Chains stand empty before the elements that lead
+    /// into them, and are filled last.
     pub(super) fn build(&mut self, changes: &[Change<NftKey, NftRow>]) -> Result<(), NftError> {
         let (mut deltas, mut chains) = (BTreeMap::<&SetKey, Delta>::new(), Vec::new());
         let (mut dead_sets, mut dead_chains) = (Vec::new(), Vec::new());
@@ -80,6 +81,9 @@ impl Builder {
             }
         }
 
+        for (key, row) in &chains {
+            self.set_hook(key, row.hook.as_ref());
+        }
         for (set, delta) in deltas {
             self.change_elements(set, delta)?;
         }
@@ -144,11 +148,8 @@ impl Builder {
         Ok(())
     }
 
-    /// Makes or changes chains: all of them first, then the rules, which may jump to any.
+    /// Writes the rules of chains that are there, which may jump to any.
     fn set_chains(&mut self, chains: &[(&ChainKey, &ChainRow)]) {
-        for (key, row) in chains {
-            self.set_hook(key, row.hook.as_ref());
-        }
         for (key, row) in chains {
             let held = self.held.chains.get(*key);
             if let (Some(chain), true) =
@@ -296,6 +297,10 @@ fn settle(
             continue;
         }
         let Element::Net(net) = &element else {
+            if let Some(other) = verdict_of_same_key(held, &element) {
+                held.elements.remove(&other);
+                deleted.push(other);
+            }
             held.elements.insert(element.clone());
             added.push(element);
             continue;
@@ -317,6 +322,18 @@ fn settle(
     }
 
     (deleted, added)
+}
+
+/// Returns the entry of a map whose place this one takes: a key has one verdict at a time.
+fn verdict_of_same_key(held: &HeldSet, element: &Element) -> Option<Element> {
+    let Element::InterfaceVerdict(name, _) = element else {
+        return None;
+    };
+    // `Accept` is the least verdict there is.
+    let least = Element::InterfaceVerdict(name.clone(), Verdict::Accept);
+    let found = held.elements.range(least..).next()?;
+
+    matches!(found, Element::InterfaceVerdict(other, _) if other == name).then(|| found.clone())
 }
 
 /// Takes the deferred networks around which nothing larger is left.

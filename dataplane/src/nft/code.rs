@@ -57,12 +57,17 @@ pub(crate) const SET_NAME: u16 = 2;
 pub(crate) const SET_FLAGS: u16 = 3;
 pub(crate) const SET_KEY_TYPE: u16 = 4;
 pub(crate) const SET_KEY_LENGTH: u16 = 5;
+pub(crate) const SET_DATA_TYPE: u16 = 6;
 pub(crate) const SET_ID: u16 = 10;
 pub(crate) const SET_USERDATA: u16 = 13;
 /// Elements are ranges.
 pub(crate) const SET_F_INTERVAL: u32 = 4;
-/// Properties that our sets never have: anonymous, constant, map, timeout, evaluated, object, concatenated.
-pub(crate) const SET_F_FOREIGN: u32 = !SET_F_INTERVAL;
+/// Keys have data.
+pub(crate) const SET_F_MAP: u32 = 8;
+/// Properties that our sets never have: anonymous, constant, timeout, evaluated, object, concatenated.
+pub(crate) const SET_F_FOREIGN: u32 = !(SET_F_INTERVAL | SET_F_MAP);
+/// The data of a map are verdicts (`NFT_DATA_VERDICT`).
+pub(crate) const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 
 pub(crate) const LIST_TABLE: u16 = 1;
 pub(crate) const LIST_SET: u16 = 2;
@@ -70,6 +75,7 @@ pub(crate) const LIST_ELEMENTS: u16 = 3;
 pub(crate) const LIST_ELEMENT: u16 = 1;
 
 pub(crate) const ELEMENT_KEY: u16 = 1;
+pub(crate) const ELEMENT_DATA: u16 = 2;
 pub(crate) const ELEMENT_FLAGS: u16 = 3;
 /// The end of a range, itself outside.
 pub(crate) const ELEMENT_F_INTERVAL_END: u32 = 1;
@@ -87,3 +93,5 @@ pub(crate) const REGISTER_VERDICT: u32 = 0;
 pub(crate) const REGISTER_1: u32 = 1;
 /// The next: a key made of two parts begins in the first and goes on here.
 pub(crate) const REGISTER_2: u32 = 2;
+/// The first of the 4-byte registers (`NFT_REG32_00`), which share their bytes with the 16-byte ones.
+pub(crate) const REGISTER_32: u32 = 8;

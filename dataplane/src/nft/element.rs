@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{
     Family, InterfaceName,
-    nft::{Element, SetKind},
+    nft::{Element, SetKind, Verdict},
 };
 
 use super::{
     code::{
-        DATA_VALUE, ELEMENT_F_INTERVAL_END, ELEMENT_FLAGS, ELEMENT_KEY, LIST_ELEMENT,
-        SET_F_INTERVAL,
+        DATA_VALUE, DATA_VERDICT, ELEMENT_DATA, ELEMENT_F_INTERVAL_END, ELEMENT_FLAGS, ELEMENT_KEY,
+        LIST_ELEMENT, SET_F_INTERVAL, SET_F_MAP, VERDICT_CHAIN, VERDICT_CODE,
     },
     expression::{NAME_LENGTH, octets, padded},
 };
@@ -34,12 +34,15 @@ pub(super) struct Shape {
 pub(super) struct RawElement {
     key: Vec<u8>,
     is_end: bool,
+    verdict: Option<Verdict>,
 }
 
 /// Returns how a kind of set is declared.
 pub(super) fn shape(kind: SetKind) -> Shape {
     const IPV4_ADDRESS: u32 = 7;
     const IPV6_ADDRESS: u32 = 8;
+    const PROTOCOL: u32 = 12;
+    const PORT: u32 = 13;
     const INTERFACE_NAME: u32 = 41;
 
     let (key_type, key_length, flags) = match kind {
@@ -50,13 +53,17 @@ pub(super) fn shape(kind: SetKind) -> Shape {
         SetKind::Interfaces => (INTERFACE_NAME, 16, 0),
         SetKind::InterfaceAddresses(Family::V4) => (pair(INTERFACE_NAME, IPV4_ADDRESS), 20, 0),
         SetKind::InterfaceAddresses(Family::V6) => (pair(INTERFACE_NAME, IPV6_ADDRESS), 32, 0),
+        SetKind::Ports => (PORT, 2, SET_F_INTERVAL),
+        SetKind::AddressPorts(Family::V4) => (pair(pair(IPV4_ADDRESS, PROTOCOL), PORT), 12, 0),
+        SetKind::AddressPorts(Family::V6) => (pair(pair(IPV6_ADDRESS, PROTOCOL), PORT), 24, 0),
+        SetKind::InterfaceVerdicts => (INTERFACE_NAME, 16, SET_F_MAP),
     };
 
     Shape {
         key_type,
         key_length,
         flags,
-        is_host_order: kind == SetKind::Interfaces,
+        is_host_order: matches!(kind, SetKind::Interfaces | SetKind::InterfaceVerdicts),
     }
 }
 
@@ -70,6 +77,10 @@ pub(super) fn kind(key_type: u32, flags: u32) -> Option<SetKind> {
         SetKind::Interfaces,
         SetKind::InterfaceAddresses(Family::V4),
         SetKind::InterfaceAddresses(Family::V6),
+        SetKind::Ports,
+        SetKind::AddressPorts(Family::V4),
+        SetKind::AddressPorts(Family::V6),
+        SetKind::InterfaceVerdicts,
     ]
     .into_iter()
     .find(|kind| {
@@ -87,15 +98,26 @@ pub(super) fn fits(kind: SetKind, element: &Element) -> bool {
         (SetKind::InterfaceAddresses(family), Element::InterfaceAddress(_, address)) => {
             Family::of(*address) == family
         }
+        (SetKind::Ports, Element::Ports(first, last)) => first <= last,
+        (SetKind::AddressPorts(family), Element::AddressPort(address, ..)) => {
+            Family::of(*address) == family
+        }
+        (SetKind::InterfaceVerdicts, Element::InterfaceVerdict(..)) => true,
         (
             SetKind::Nets(_)
             | SetKind::Addresses(_)
             | SetKind::Interfaces
-            | SetKind::InterfaceAddresses(_),
+            | SetKind::InterfaceAddresses(_)
+            | SetKind::Ports
+            | SetKind::AddressPorts(_)
+            | SetKind::InterfaceVerdicts,
             Element::Net(_)
             | Element::Address(_)
             | Element::Interface(_)
-            | Element::InterfaceAddress(..),
+            | Element::InterfaceAddress(..)
+            | Element::Ports(..)
+            | Element::AddressPort(..)
+            | Element::InterfaceVerdict(..),
         ) => false,
     }
 }
@@ -119,7 +141,39 @@ pub(super) fn put(message: &mut Message, element: &Element) {
                 put_key(message, &octets(end), ELEMENT_F_INTERVAL_END);
             }
         }
+        Element::Ports(first, last) => {
+            put_key(message, &first.to_be_bytes(), 0);
+            if let Some(end) = last.checked_add(1) {
+                put_key(message, &end.to_be_bytes(), ELEMENT_F_INTERVAL_END);
+            }
+        }
+        Element::AddressPort(address, protocol, port) => {
+            let [high, low] = port.to_be_bytes();
+            let rest = [*protocol, 0, 0, 0, high, low, 0, 0];
+            put_key(message, &[&octets(*address)[..], &rest].concat(), 0);
+        }
+        Element::InterfaceVerdict(name, verdict) => put_entry(message, &padded(name), verdict),
     }
+}
+
+fn put_entry(message: &mut Message, key: &[u8], verdict: &Verdict) {
+    let (code, chain) = match verdict {
+        Verdict::Accept => (libc::NF_ACCEPT, None),
+        Verdict::Drop => (libc::NF_DROP, None),
+        Verdict::Jump(chain) => (libc::NFT_JUMP, Some(chain)),
+        Verdict::Goto(chain) => (libc::NFT_GOTO, Some(chain)),
+    };
+    message.nest(LIST_ELEMENT, |element| {
+        element.nest(ELEMENT_KEY, |data| data.put(DATA_VALUE, key));
+        element.nest(ELEMENT_DATA, |data| {
+            data.nest(DATA_VERDICT, |verdict| {
+                verdict.put(VERDICT_CODE, &code.to_be_bytes());
+                if let Some(chain) = chain {
+                    verdict.put_text(VERDICT_CHAIN, chain);
+                }
+            });
+        });
+    });
 }
 
 fn put_key(message: &mut Message, key: &[u8], flags: u32) {
@@ -139,7 +193,24 @@ pub(super) fn read(bytes: &[u8]) -> Option<RawElement> {
     Some(RawElement {
         key: attributes.nest(ELEMENT_KEY).find(DATA_VALUE)?.to_vec(),
         is_end: flags & ELEMENT_F_INTERVAL_END != 0,
+        verdict: read_verdict(attributes.nest(ELEMENT_DATA).nest(DATA_VERDICT)),
     })
+}
+
+fn read_verdict(attributes: Attributes<'_>) -> Option<Verdict> {
+    let chain = || {
+        attributes
+            .find(VERDICT_CHAIN)
+            .and_then(text)
+            .map(str::to_owned)
+    };
+    match u32_be(attributes.find(VERDICT_CODE)?)?.cast_signed() {
+        libc::NF_ACCEPT => Some(Verdict::Accept),
+        libc::NF_DROP => Some(Verdict::Drop),
+        libc::NFT_JUMP => Some(Verdict::Jump(chain()?)),
+        libc::NFT_GOTO => Some(Verdict::Goto(chain()?)),
+        _ => None,
+    }
 }
 
 /// Puts a set's raw elements together; `None` where something is in it that is no element of this kind.
@@ -161,12 +232,70 @@ pub(super) fn assemble(kind: SetKind, mut raw: Vec<RawElement>) -> Option<Vec<El
             .iter()
             .map(|each| Some(Element::Address(address(&each.key)?)))
             .collect(),
+        SetKind::AddressPorts(family) => raw
+            .iter()
+            .map(|each| address_port(family, &each.key))
+            .collect(),
+        SetKind::InterfaceVerdicts => raw
+            .into_iter()
+            .map(|each| {
+                Some(Element::InterfaceVerdict(
+                    interface(&each.key)?,
+                    each.verdict?,
+                ))
+            })
+            .collect(),
         SetKind::Nets(_) => {
-            // Where one range ends and the next begins, the end comes first.
-            raw.sort_by(|a, b| (&a.key, !a.is_end).cmp(&(&b.key, !b.is_end)));
+            sort(&mut raw);
             nets(&raw)
         }
+        SetKind::Ports => {
+            sort(&mut raw);
+            ports(&raw)
+        }
     }
+}
+
+/// Sorts bounds: where one range ends and the next begins, the end comes first.
+fn sort(raw: &mut [RawElement]) {
+    raw.sort_by(|a, b| (&a.key, !a.is_end).cmp(&(&b.key, !b.is_end)));
+}
+
+fn address_port(family: Family, key: &[u8]) -> Option<Element> {
+    let (host, rest) = key.split_at_checked(match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    })?;
+    let [protocol, _, _, _, high, low, _, _] = *rest else {
+        return None;
+    };
+
+    Some(Element::AddressPort(
+        address(host)?,
+        protocol,
+        u16::from_be_bytes([high, low]),
+    ))
+}
+
+/// Pairs the bounds of sorted ranges of ports.
+fn ports(raw: &[RawElement]) -> Option<Vec<Element>> {
+    let mut found = Vec::new();
+    let mut open: Option<u16> = None;
+    for bound in raw {
+        let at = u16::from_be_bytes(bound.key.as_slice().try_into().ok()?);
+        match (open.take(), bound.is_end) {
+            (None, false) => open = Some(at),
+            (Some(first), true) => found.push(Element::Ports(first, at.checked_sub(1)?)),
+            // An end without a beginning closes the space before the first range: libnftables writes it.
+            (None, true) if found.is_empty() => {}
+            (None, true) | (Some(_), false) => return None,
+        }
+    }
+    if let Some(first) = open {
+        found.push(Element::Ports(first, u16::MAX));
+    }
+
+    Some(found)
 }
 
 /// Pairs the bounds of sorted ranges.
@@ -256,10 +385,12 @@ mod tests {
             RawElement {
                 key: vec![10, 0, 0, 1],
                 is_end: false,
+                verdict: None,
             },
             RawElement {
                 key: vec![10, 0, 0, 9],
                 is_end: true,
+                verdict: None,
             },
         ];
 
@@ -270,10 +401,12 @@ mod tests {
         let start = RawElement {
             key: octets(net.network()),
             is_end: false,
+            verdict: None,
         };
         let end = successor(net.broadcast()).map(|end| RawElement {
             key: octets(end),
             is_end: true,
+            verdict: None,
         });
 
         std::iter::once(start).chain(end).collect()

@@ -1,19 +1,19 @@
 //! A rule's words as the kernel's expressions.
 //!
 //! Each condition loads something into register 1 and compares it there; a condition on an address
-//! first asks for the family, as `nft` does, so that a rule never reads the wrong header.
+//! first asks for the family, as `nft` does, so that a rule never reads the wrong header; once in a rule is enough.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::{
     Family, InterfaceName,
-    nft::{CtState, Match, NftFamily, Rule, Sense, Statement},
+    nft::{CtState, End, Match, Nflog, NftFamily, Rule, Sense, Statement},
 };
 
 use super::code::{
     DATA_VALUE, DATA_VERDICT, EXPRESSION_DATA, EXPRESSION_NAME, LIST_ELEMENT, REGISTER_1,
-    REGISTER_2, REGISTER_VERDICT, VERDICT_CHAIN, VERDICT_CODE,
+    REGISTER_2, REGISTER_32, REGISTER_VERDICT, VERDICT_CHAIN, VERDICT_CODE,
 };
 use crate::{address::family_number, netlink::Message};
 
@@ -37,6 +37,7 @@ enum Ct {
     State = 0,
     Direction = 1,
     Status = 2,
+    Mark = 3,
     DestinationV4 = 20,
     DestinationV6 = 22,
 }
@@ -48,11 +49,13 @@ enum Base {
     Transport = 2,
 }
 
-/// Comparisons (`NFT_CMP_EQ`, `NFT_CMP_NEQ`).
+/// Comparisons (`NFT_CMP_EQ`, `NFT_CMP_NEQ`, `NFT_CMP_LTE`, `NFT_CMP_GTE`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Compare {
     Equal = 0,
     NotEqual = 1,
+    AtMost = 3,
+    AtLeast = 5,
 }
 
 /// `IPS_DST_NAT` of linux/netfilter/nf_conntrack_common.h.
@@ -63,13 +66,18 @@ const STATE_INVALID: u32 = 1;
 const STATE_ESTABLISHED: u32 = 1 << 1;
 const STATE_RELATED: u32 = 1 << 2;
 const STATE_NEW: u32 = 1 << 3;
+const STATE_UNTRACKED: u32 = 1 << 6;
 
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY` of linux/netfilter/nf_nat.h.
 const NAT_FULLY_RANDOM: u32 = 1 << 4;
 
 /// Appends a rule's expressions to the list in `message`.
 pub(super) fn put_rule(message: &mut Message, table: NftFamily, rule: &Rule) {
-    let mut list = List { message, table };
+    let mut list = List {
+        message,
+        table,
+        family: None,
+    };
     for condition in &rule.matches {
         list.put_match(condition);
     }
@@ -86,6 +94,8 @@ pub(super) fn put_rule(message: &mut Message, table: NftFamily, rule: &Rule) {
 struct List<'a> {
     message: &'a mut Message,
     table: NftFamily,
+    /// The family that the conditions so far have made sure of.
+    family: Option<Family>,
 }
 
 impl List<'_> {
@@ -130,6 +140,20 @@ impl List<'_> {
                 self.load_payload(Base::Transport, 0, 1, REGISTER_1);
                 self.compare(Compare::Equal, &[*kind]);
             }
+            Match::Icmp(sense, kind, code) => self.icmp(*sense, *kind, *code),
+            Match::Port(end, sense, first, last) => self.port(*end, *sense, *first, *last),
+            Match::PortSet(end, sense, set) => {
+                self.load_port(*end, REGISTER_1);
+                self.lookup(*sense, set);
+            }
+            Match::AddressPort(end, sense, family, set) => {
+                self.address_port(*end, *sense, *family, set);
+            }
+            Match::CtMark { sense, mask, value } => {
+                self.load_ct(Ct::Mark, None);
+                self.mask(&mask.to_ne_bytes(), &[0; 4]);
+                self.compare(compare(*sense), &value.to_ne_bytes());
+            }
             Match::Mark { sense, mask, value } => {
                 self.load_meta(Meta::Mark);
                 self.mask(&mask.to_ne_bytes(), &[0; 4]);
@@ -161,6 +185,18 @@ impl List<'_> {
             Statement::Drop => self.verdict(libc::NF_DROP, None),
             Statement::Return => self.verdict(libc::NFT_RETURN, None),
             Statement::Jump(chain) => self.verdict(libc::NFT_JUMP, Some(chain)),
+            Statement::Goto(chain) => self.verdict(libc::NFT_GOTO, Some(chain)),
+            Statement::InputVerdict(map) => self.map(Meta::InputName, map),
+            Statement::OutputVerdict(map) => self.map(Meta::OutputName, map),
+            Statement::AcceptUntracked => {
+                self.put("notrack", |_| {});
+                self.verdict(libc::NF_ACCEPT, None);
+            }
+            Statement::Log(nflog) => self.log(nflog),
+            Statement::LogAndDrop(nflog) => {
+                self.log(nflog);
+                self.verdict(libc::NF_DROP, None);
+            }
             Statement::Snat(address) => self.snat(*address),
             Statement::Masquerade => self.put("masq", |data| data.put_be32(1, NAT_FULLY_RANDOM)),
             Statement::SetMark { mask, value } => {
@@ -241,6 +277,75 @@ impl List<'_> {
         });
     }
 
+    fn map(&mut self, key: Meta, map: &str) {
+        self.load_meta(key);
+        self.put("lookup", |data| {
+            data.put_text(1, map);
+            data.put_be32(2, REGISTER_1);
+            data.put_be32(3, REGISTER_VERDICT);
+        });
+    }
+
+    fn log(&mut self, nflog: &Nflog) {
+        self.put("log", |data| {
+            data.put(1, &nflog.group.to_be_bytes());
+            data.put_text(2, &nflog.prefix);
+        });
+    }
+
+    fn icmp(&mut self, sense: Sense, kind: u8, code: Option<u8>) {
+        let header = match code {
+            None => vec![kind],
+            Some(code) => vec![kind, code],
+        };
+        let length = u32::from(code.is_some()) + 1;
+        self.load_payload(Base::Transport, 0, length, REGISTER_1);
+        self.compare(compare(sense), &header);
+    }
+
+    fn load_port(&mut self, end: End, register: u32) {
+        let offset = match end {
+            End::Source => 0,
+            End::Destination => 2,
+        };
+        self.load_payload(Base::Transport, offset, 2, register);
+    }
+
+    fn port(&mut self, end: End, sense: Sense, first: u16, last: u16) {
+        let (first, last) = (first.to_be_bytes(), last.to_be_bytes());
+        self.load_port(end, REGISTER_1);
+        match sense {
+            _ if first == last => self.compare(compare(sense), &first),
+            Sense::Is => {
+                self.compare(Compare::AtLeast, &first);
+                self.compare(Compare::AtMost, &last);
+            }
+            Sense::Not => self.put("range", |data| {
+                data.put_be32(1, REGISTER_1);
+                data.put_be32(2, Compare::NotEqual as u32);
+                data.nest(3, |nest| nest.put(DATA_VALUE, &first));
+                data.nest(4, |nest| nest.put(DATA_VALUE, &last));
+            }),
+        }
+    }
+
+    fn address_port(&mut self, end: End, sense: Sense, family: Family, set: &str) {
+        let (side, words) = match (end, family) {
+            (End::Source, Family::V4) => (Side::Source, 1),
+            (End::Source, Family::V6) => (Side::Source, 4),
+            (End::Destination, Family::V4) => (Side::Destination, 1),
+            (End::Destination, Family::V6) => (Side::Destination, 4),
+        };
+        self.family(family);
+        self.load_address(side, family, REGISTER_1);
+        self.put("meta", |data| {
+            data.put_be32(1, REGISTER_32 + words);
+            data.put_be32(2, Meta::Layer4 as u32);
+        });
+        self.load_port(end, REGISTER_32 + words + 1);
+        self.lookup(sense, set);
+    }
+
     fn name(&mut self, key: Meta, sense: Sense, name: &InterfaceName) {
         self.load_meta(key);
         self.compare(compare(sense), &padded(name));
@@ -252,6 +357,9 @@ impl List<'_> {
     }
 
     fn family(&mut self, family: Family) {
+        if self.family.replace(family) == Some(family) {
+            return;
+        }
         match self.table {
             NftFamily::Inet => {
                 self.load_meta(Meta::Family);
@@ -366,6 +474,7 @@ fn state_bits(state: CtState) -> u32 {
         (state.established, STATE_ESTABLISHED),
         (state.related, STATE_RELATED),
         (state.invalid, STATE_INVALID),
+        (state.untracked, STATE_UNTRACKED),
     ]
     .into_iter()
     .filter_map(|(wanted, bit)| wanted.then_some(bit))

@@ -10,12 +10,12 @@ use model::{
 use super::{
     ChainRow, Counter,
     code::{
-        CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DEVICE_NAME,
-        EXPRESSION_DATA, EXPRESSION_NAME, GENERATION_ID, GET_CHAIN, GET_ELEMENT, GET_GENERATION,
-        GET_RULE, GET_SET, GET_TABLE, HOOK_DEVICE, HOOK_DEVICES, HOOK_NUMBER, HOOK_PRIORITY,
-        LIST_ELEMENTS, LIST_SET, LIST_TABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE,
-        RULE_USERDATA, SET_F_FOREIGN, SET_FLAGS, SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_FLAGS,
-        TABLE_NAME,
+        CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE, DATA_TYPE_VERDICT,
+        DEVICE_NAME, EXPRESSION_DATA, EXPRESSION_NAME, GENERATION_ID, GET_CHAIN, GET_ELEMENT,
+        GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, HOOK_DEVICE, HOOK_DEVICES, HOOK_NUMBER,
+        HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, RULE_CHAIN, RULE_EXPRESSIONS,
+        RULE_TABLE, RULE_USERDATA, SET_DATA_TYPE, SET_F_FOREIGN, SET_F_MAP, SET_FLAGS,
+        SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_FLAGS, TABLE_NAME,
     },
     element, userdata,
 };
@@ -132,7 +132,11 @@ fn read_sets(
         let attributes = attributes(message);
         let flags = attributes.find(SET_FLAGS).and_then(u32_be).unwrap_or(0);
         let key_type = attributes.find(SET_KEY_TYPE).and_then(u32_be).unwrap_or(0);
-        let kind = element::kind(key_type, flags).filter(|_| flags & SET_F_FOREIGN == 0);
+        let is_ours = match attributes.find(SET_DATA_TYPE).and_then(u32_be) {
+            Some(data) => flags & SET_F_MAP != 0 && data == DATA_TYPE_VERDICT,
+            None => true,
+        };
+        let kind = element::kind(key_type, flags).filter(|_| flags & SET_F_FOREIGN == 0 && is_ours);
 
         Some((attributes.find(SET_NAME).and_then(text)?.to_owned(), kind))
     })?;

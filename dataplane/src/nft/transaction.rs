@@ -13,11 +13,11 @@ use model::{
 use super::{
     code::{
         BATCH_BEGIN, BATCH_END, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TABLE, CHAIN_TYPE,
-        DEL_CHAIN, DEL_ELEMENT, DEL_RULE, DEL_SET, DEL_TABLE, DEVICE_NAME, HOOK_DEVICES,
-        HOOK_NUMBER, HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, NEW_CHAIN, NEW_ELEMENT,
-        NEW_RULE, NEW_SET, NEW_TABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, RULE_USERDATA,
-        SET_FLAGS, SET_ID, SET_KEY_LENGTH, SET_KEY_TYPE, SET_NAME, SET_TABLE, SET_USERDATA,
-        TABLE_FLAGS, TABLE_NAME,
+        DATA_TYPE_VERDICT, DEL_CHAIN, DEL_ELEMENT, DEL_RULE, DEL_SET, DEL_TABLE, DEVICE_NAME,
+        HOOK_DEVICES, HOOK_NUMBER, HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, NEW_CHAIN,
+        NEW_ELEMENT, NEW_RULE, NEW_SET, NEW_TABLE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE,
+        RULE_USERDATA, SET_DATA_TYPE, SET_F_MAP, SET_FLAGS, SET_ID, SET_KEY_LENGTH, SET_KEY_TYPE,
+        SET_NAME, SET_TABLE, SET_USERDATA, TABLE_FLAGS, TABLE_NAME,
     },
     element, expression,
     ruleset::{TABLE, header, number},
@@ -110,6 +110,9 @@ impl Transaction {
         message.put_be32(SET_FLAGS, shape.flags);
         message.put_be32(SET_KEY_TYPE, shape.key_type);
         message.put_be32(SET_KEY_LENGTH, shape.key_length);
+        if shape.flags & SET_F_MAP != 0 {
+            message.put_be32(SET_DATA_TYPE, DATA_TYPE_VERDICT);
+        }
         message.put_be32(SET_ID, self.next_set_id);
         message.put(SET_USERDATA, &userdata::byte_order(shape.is_host_order));
         self.push(message, format!("add set {} {}", word(key.table), key.name));

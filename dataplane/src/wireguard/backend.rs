@@ -49,6 +49,14 @@ pub trait Backend: Send {
         configuration: &Configuration,
     ) -> Result<(), BackendError>;
 
+    /// Returns a device that listens on this UDP port, whosever it is, as far as the implementation can
+    /// see those of others.
+    fn device_on(&mut self, port: u16) -> Result<Option<InterfaceName>, BackendError> {
+        let _unseen = port;
+
+        Ok(None)
+    }
+
     /// Begins handshakes with peers that it has, without waiting for a packet. Each comes with the
     /// keepalive that it has, in seconds.
     fn greet(
@@ -64,6 +72,9 @@ pub enum BackendError {
     /// It cannot be reached.
     #[error("{0}")]
     Away(String),
+    /// Somebody else has the UDP port. Nothing of the request was applied.
+    #[error("the UDP port is in use")]
+    PortTaken,
     /// It refused.
     #[error("refused: {0}")]
     Refused(String),

@@ -115,6 +115,7 @@ impl Kernel {
                     "the kernel has no such WireGuard device: {refusal}"
                 )))
             }
+            Some(refusal) if refusal.errno == libc::EADDRINUSE => Err(BackendError::PortTaken),
             Some(refusal) => Err(refused(&refusal)),
         }
     }
@@ -214,6 +215,21 @@ impl Backend for Kernel {
         }
 
         self.send(writer.finish())
+    }
+
+    fn device_on(&mut self, port: u16) -> Result<Option<InterfaceName>, BackendError> {
+        let links = Links::list(&mut self.links).map_err(failed)?;
+        let up = links
+            .iter()
+            .filter(|link| link.kind.as_deref() == Some(KIND) && link.is_up());
+        for link in up {
+            let status = self.read(&link.name)?;
+            if status.is_some_and(|status| status.listen_port == port) {
+                return Ok(Some(link.name.clone()));
+            }
+        }
+
+        Ok(None)
     }
 
     fn greet(

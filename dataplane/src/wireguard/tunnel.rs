@@ -8,13 +8,14 @@ use std::{
 
 use model::{
     Change, InterfaceName, PublicKey,
+    conflict::Conflict,
     pass::{Chosen, DeviceBackend, Implementation},
     plan::Tunnel,
     resource::mesh_configuration::Backend as Choice,
 };
 use wire::uapi::{Configuration, Status};
 
-use super::{BackendError, Implementations};
+use super::{BackendError, Implementations, port};
 use crate::{
     Absent, KeySource, OpenError, Target,
     link::{self, Link, Links},
@@ -38,6 +39,15 @@ pub struct TunnelTarget {
     risen: BTreeSet<InterfaceName>,
     /// A device was made since this was last asked.
     created: bool,
+    /// What somebody else has of what a device needs.
+    conflicts: BTreeMap<InterfaceName, Conflict>,
+}
+
+/// Whether a device has its UDP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Ours,
+    Taken,
 }
 
 /// Whether a device was there.
@@ -81,6 +91,7 @@ impl TunnelTarget {
             backends: BTreeMap::new(),
             risen: BTreeSet::new(),
             created: false,
+            conflicts: BTreeMap::new(),
         })
     }
 
@@ -104,26 +115,86 @@ impl TunnelTarget {
         self.backends.clone()
     }
 
+    /// Returns what somebody else has of what our devices need.
+    pub(crate) fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
+        self.conflicts.values()
+    }
+
+    /// Returns the links that bear the name of a device of ours and are somebody else's.
+    pub(crate) fn strangers(&self) -> BTreeSet<InterfaceName> {
+        let strangers = self
+            .conflicts
+            .values()
+            .filter_map(|conflict| match conflict {
+                Conflict::Device { device, .. } => Some(device.clone()),
+                Conflict::Port { .. } | Conflict::Contested { .. } => None,
+            });
+
+        strangers.collect()
+    }
+
     /// Makes a device as it should be, touching only what differs.
+    ///
+    /// A port that somebody else has keeps nothing else waiting: key, mark, peers and MTU are set.
     fn set(&mut self, name: &InterfaceName, tunnel: &Tunnel) -> Result<(), SetError> {
         let (backend, place) = self.place(name, tunnel)?;
         let status = self
             .read(name)?
             .ok_or_else(|| SetError::Absent(format!("device {name} did not come up")))?;
         let configuration = self.difference(&status, tunnel)?;
-        if let Some(configuration) = configuration {
-            self.implementations
-                .write(name, &configuration)
-                .map_err(|error| write(name, error))?;
-        }
+        let configured = match configuration {
+            Some(configuration) => self.configure(name, configuration)?,
+            None => Port::Ours,
+        };
         if backend.implementation == Implementation::Kernel {
             set_threaded(name, tunnel.threaded)?;
         }
-        self.bring_up(name, tunnel.mtu, place)?;
+        let risen = self.bring_up(name, tunnel.mtu, place)?;
         self.set.insert(name.clone(), tunnel.clone());
         self.backends.insert(name.clone(), backend);
+        if configured == Port::Taken || risen == Port::Taken {
+            return Err(self.miss_port(name, tunnel.port));
+        }
+        self.conflicts.remove(name);
 
         Ok(())
+    }
+
+    /// Configures a device, all but its port where that is taken.
+    fn configure(
+        &mut self,
+        name: &InterfaceName,
+        mut configuration: Configuration,
+    ) -> Result<Port, SetError> {
+        match self.implementations.write(name, &configuration) {
+            Err(BackendError::PortTaken) if configuration.listen_port.is_some() => {
+                configuration.listen_port = None;
+                self.implementations
+                    .write(name, &configuration)
+                    .map_err(|error| write(name, error))?;
+
+                Ok(Port::Taken)
+            }
+            result => result
+                .map(|()| Port::Ours)
+                .map_err(|error| write(name, error)),
+        }
+    }
+
+    /// Finds out who has a device's port.
+    fn miss_port(&mut self, name: &InterfaceName, number: u16) -> SetError {
+        let kernel = self.implementations.of(Implementation::Kernel);
+        let found = port::find(number, || kernel.device_on(number).ok().flatten());
+        let reason = format!("somebody else has its UDP port {number}");
+        let conflict = Conflict::Port {
+            device: name.clone(),
+            port: number,
+            families: found.families,
+            holder: found.holder,
+        };
+        self.conflicts.insert(name.clone(), conflict);
+
+        SetError::Absent(reason)
     }
 
     /// Makes a device where there is none, with the implementation that the row lets carry it.
@@ -133,6 +204,7 @@ impl TunnelTarget {
         tunnel: &Tunnel,
     ) -> Result<(DeviceBackend, Place), SetError> {
         let holder = self.holder(name)?;
+        self.refuse_stranger(name, holder)?;
         let backend = self
             .implementations
             .choose(tunnel.backend, holder)
@@ -154,6 +226,34 @@ impl TunnelTarget {
         self.created = true;
 
         Ok((backend, Place::Made))
+    }
+
+    /// A link that is no WireGuard device is somebody else's: it is named, and stays.
+    fn refuse_stranger(
+        &mut self,
+        name: &InterfaceName,
+        holder: Option<Implementation>,
+    ) -> Result<(), SetError> {
+        let link = match holder {
+            Some(_) => None,
+            None => self.link(name)?,
+        };
+        let Some(link) = link else {
+            // What a port has to say stays until it is tried again.
+            if matches!(self.conflicts.get(name), Some(Conflict::Device { .. })) {
+                self.conflicts.remove(name);
+            }
+            return Ok(());
+        };
+        let kind = link.kind.unwrap_or_else(|| "physical".to_owned());
+        let reason = format!("a link of kind {kind}, which is not ours, has its name");
+        let conflict = Conflict::Device {
+            device: name.clone(),
+            kind,
+        };
+        self.conflicts.insert(name.clone(), conflict);
+
+        Err(SetError::Absent(reason))
     }
 
     /// Ends a device that another implementation shall carry, once it is certain that it can. Guard,
@@ -228,12 +328,13 @@ impl TunnelTarget {
         Ok(differs.then_some(configuration))
     }
 
-    fn bring_up(&mut self, name: &InterfaceName, mtu: u32, place: Place) -> Result<(), SetError> {
+    /// The kernel's devices take their port when they come up.
+    fn bring_up(&mut self, name: &InterfaceName, mtu: u32, place: Place) -> Result<Port, SetError> {
         let link = self
             .link(name)?
             .ok_or_else(|| SetError::Absent(format!("device {name} is gone")))?;
         if link.mtu == mtu && link.is_up() {
-            return Ok(());
+            return Ok(Port::Ours);
         }
 
         if !link.is_up() && place == Place::Found {
@@ -245,7 +346,11 @@ impl TunnelTarget {
         let refusals = self.socket.exchange(vec![request]).map_err(links)?;
 
         match refusals.into_iter().next() {
-            None => Ok(()),
+            None => Ok(Port::Ours),
+            Some(refusal) if refusal.errno == libc::EADDRINUSE => {
+                self.risen.remove(name);
+                Ok(Port::Taken)
+            }
             Some(refusal) => Err(link_refused(name, &refusal)),
         }
     }
@@ -259,6 +364,7 @@ impl TunnelTarget {
         }
         self.set.remove(name);
         self.backends.remove(name);
+        self.conflicts.remove(name);
 
         Ok(())
     }
@@ -272,7 +378,7 @@ impl TunnelTarget {
             .read(name)
             .map_err(|error| match error {
                 BackendError::Away(reason) => SetError::Absent(reason),
-                BackendError::Refused(_) => {
+                BackendError::PortTaken | BackendError::Refused(_) => {
                     SetError::Failed(TunnelError::Read(name.to_string(), error))
                 }
             })
@@ -362,6 +468,9 @@ impl Target for TunnelTarget {
             let row = self.found(&name, implementation, &links)?;
             rows.insert(name, row.unwrap_or_else(unfinished));
         }
+        let set = &self.set;
+        self.conflicts
+            .retain(|name, _| rows.get(name).is_none_or(|row| set.get(name) != Some(row)));
 
         Ok(rows)
     }
@@ -405,7 +514,9 @@ impl From<TunnelError> for SetError {
 fn write(name: &InterfaceName, error: BackendError) -> SetError {
     match error {
         BackendError::Away(reason) => SetError::Absent(reason),
-        BackendError::Refused(_) => SetError::Failed(TunnelError::Write(name.clone(), error)),
+        BackendError::PortTaken | BackendError::Refused(_) => {
+            SetError::Failed(TunnelError::Write(name.clone(), error))
+        }
     }
 }
 

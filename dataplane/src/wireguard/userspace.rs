@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use model::InterfaceName;
 use wire::{
     supervise,
-    uapi::{self, Configuration, Status},
+    uapi::{self, Configuration, Errno, Status},
 };
 use wire_core::PublicKey;
 
@@ -123,6 +123,7 @@ fn refused(error: supervise::ClientError) -> BackendError {
 
 fn failed(error: uapi::ClientError) -> BackendError {
     match error {
+        uapi::ClientError::Refused(Errno(libc::EADDRINUSE)) => BackendError::PortTaken,
         uapi::ClientError::Refused(_) => BackendError::Refused(error.to_string()),
         uapi::ClientError::Connect(_)
         | uapi::ClientError::Exchange(_)

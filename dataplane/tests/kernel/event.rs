@@ -313,7 +313,11 @@ impl Agent {
                     drifted = true;
                 }
                 Ok(KernelEvent::Underlay(links)) => self.underlays.push(links),
-                Ok(KernelEvent::Handshake { .. } | KernelEvent::Firewalls(_)) => {}
+                Ok(
+                    KernelEvent::Handshake { .. }
+                    | KernelEvent::Firewalls(_)
+                    | KernelEvent::Surroundings(_),
+                ) => {}
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => panic!("the watching thread ended"),
             }

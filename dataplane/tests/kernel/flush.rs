@@ -99,8 +99,8 @@ fn flush(ownership: Ownership) -> Measured {
             eventually("the guard to be back", is_whole);
         }
         stop.store(true, Ordering::Relaxed);
-        // The last news ends the agent's wait for some.
-        nft("add table ip farewell");
+        // A new link is always news: it ends the agent's wait for some.
+        ip("link add farewell type veth peer name other-end");
     });
 
     Measured {
@@ -180,7 +180,8 @@ impl Agent {
                 }
                 KernelEvent::Underlay(_)
                 | KernelEvent::Handshake { .. }
-                | KernelEvent::Firewalls(_) => {}
+                | KernelEvent::Firewalls(_)
+                | KernelEvent::Surroundings(_) => {}
             }
         }
     }

@@ -10,7 +10,7 @@ use model::{
     Change, Family,
     nft::{
         ChainKind, Element, Hook, HookPoint, Match, NftFamily, Policy, Rule, Sense, SetKind,
-        Statement,
+        Statement, Verdict,
     },
 };
 
@@ -18,7 +18,8 @@ use crate::{
     contract::{Case, check},
     namespace::{alone, attempt, ip, nft, run, tell, veth},
     ruleset::{
-        EXPECTED, Row, chain, element, net, plain, rule, ruleset, ruleset_without_devices, set,
+        EXPECTED, Row, chain, element, entry, net, plain, rule, ruleset, ruleset_without_devices,
+        set,
     },
 };
 
@@ -134,6 +135,30 @@ fn a_network_inside_another_grows_at_once_and_shrinks_only_when_the_other_goes()
             .apply(&narrow.map(|(key, _)| Change::Unset(key)))
             .unwrap();
         assert_eq!(elements("guard"), ["10.0.0.0/16"]);
+    });
+}
+
+/// A group's chain takes the place of another in one step, and the old one can go.
+#[test]
+fn an_interface_moves_from_one_chain_to_another_in_one_transaction() {
+    alone(|| {
+        let mut target = target(Ownership::Shared);
+        let group = |name: &str| chain(NftFamily::Inet, name, None, vec![plain(Statement::Accept)]);
+        let to = |name: &str| entry("cali1", Verdict::Goto(name.into()));
+        let map = set("verdicts", SetKind::InterfaceVerdicts);
+        apply(&mut target, &[map, group("old"), to("old")]);
+
+        apply(&mut target, &[group("new"), to("new")]);
+        let unsets = [group("old"), to("old")].map(|(key, _)| Change::Unset(key));
+        target.apply(&unsets).unwrap();
+
+        let listed = nft("list ruleset");
+        assert!(
+            listed.contains(r#"elements = { "cali1" : goto new }"#),
+            "{listed}"
+        );
+        assert!(!listed.contains("chain old"), "{listed}");
+        assert_eq!(target.observe().unwrap().len(), 3);
     });
 }
 
@@ -338,6 +363,9 @@ fn what_others_do_to_shared_tables_is_noticed() {
         "add element inet meshd nets_v4 { 172.16.0.0/12 }",
         "add element inet meshd nets_v4 { 172.16.0.1-172.16.0.9 }",
         "flush set inet meshd nodes",
+        "delete element inet meshd verdicts { cali3 : drop }",
+        "add element inet meshd verdicts { cali9 : accept }",
+        "add map inet meshd stranger { type ifname : mark; }",
     ];
     for edit in edits {
         alone(move || {

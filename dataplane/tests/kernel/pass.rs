@@ -370,6 +370,7 @@ pub(crate) fn dataplane_owning(service: Option<&Service>, ownership: Ownership) 
             Some(_) => Backend::Auto,
             None => Backend::Userspace,
         },
+        ..Config::default()
     };
 
     Dataplane::new(config, keyring).unwrap()

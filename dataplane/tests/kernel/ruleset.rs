@@ -4,8 +4,8 @@ use dataplane::{ChainRow, NftKey, NftRow};
 use model::{
     Family,
     nft::{
-        Chain, ChainKey, ChainKind, CtState, Element, Hook, HookPoint, Match, NftFamily, Policy,
-        Rule, Sense, SetKey, SetKind, Statement,
+        Chain, ChainKey, ChainKind, CtState, Element, End, Hook, HookPoint, Match, Nflog,
+        NftFamily, Policy, Rule, Sense, SetKey, SetKind, Statement, Verdict,
     },
 };
 
@@ -27,6 +27,18 @@ pub(crate) const EXPECTED: &str = r#"
     elements = { "cali1" . 10.0.0.5 }
     type ifname . ipv6_addr
     elements = { "cali1" . fd00::5 }
+    type inet_service
+    elements = { 0-79, 80, 8080-8090,
+    65000-65535 }
+    type ipv4_addr . inet_proto . inet_service
+    elements = { 10.0.0.5 . tcp . 8080 }
+    type ipv6_addr . inet_proto . inet_service
+    elements = { fd00::5 . udp . 53 }
+    type ifname : verdict
+    elements = { "cali1" : goto words,
+    "cali2" : jump words,
+    "cali3" : drop,
+    "cali4" : accept }
     type filter hook postrouting priority srcnat - 2; policy drop;
     type nat hook postrouting priority srcnat - 1; policy accept;
     iifname "eth0" counter packets N bytes N accept comment "iif"
@@ -45,6 +57,27 @@ pub(crate) const EXPECTED: &str = r#"
     ip6 daddr != fd00::5 accept comment "destination net"
     udp dport 4789 drop comment "port"
     icmpv6 type nd-router-advert drop comment "icmpv6"
+    icmp type echo-request accept comment "icmp type"
+    icmp type destination-unreachable icmp code host-unreachable accept comment "icmp code"
+    icmpv6 type != echo-request accept comment "not icmpv6"
+    tcp dport 80 accept comment "one port"
+    tcp dport 80-90 accept comment "ports"
+    udp sport != 80-90 accept comment "not ports"
+    sctp sport != 80 accept comment "not one port"
+    tcp dport @ports accept comment "port set"
+    udp sport != @ports accept comment "not port set"
+    ip daddr . meta l4proto . th dport @endpoints_v4 accept comment "endpoints"
+    ip6 saddr . meta l4proto . th sport != @endpoints_v6 accept comment "not endpoints"
+    ct mark & 0x00040000 == 0x00000000 accept comment "ct mark"
+    ct mark & 0x00040000 != 0x00000000 accept comment "not ct mark"
+    ct state untracked accept comment "untracked"
+    iifname vmap @verdicts comment "input verdict"
+    oifname vmap @verdicts comment "output verdict"
+    log prefix "why: " group 1 comment "log"
+    meta nfproto ipv6 log prefix "dropped " group 2 drop comment "log and drop"
+    meta nfproto ipv4 goto words comment "goto"
+    type filter hook prerouting priority raw; policy accept;
+    notrack accept comment "notrack"
     meta mark & 0x00004000 == 0x00004000 accept comment "mark"
     meta mark & 0x00200000 != 0x00000000 accept comment "not mark"
     ct state established,related accept comment "ct state"
@@ -143,6 +176,31 @@ pub(crate) fn ruleset_without_devices() -> Vec<Row> {
         element("pairs_v4", pair("10.0.0.5")),
         set("pairs_v6", SetKind::InterfaceAddresses(Family::V6)),
         element("pairs_v6", pair("fd00::5")),
+        set("ports", SetKind::Ports),
+        element("ports", Element::Ports(0, 79)),
+        element("ports", Element::Ports(80, 80)),
+        element("ports", Element::Ports(8080, 8090)),
+        element("ports", Element::Ports(65000, 65535)),
+        set("endpoints_v4", SetKind::AddressPorts(Family::V4)),
+        element("endpoints_v4", endpoint("10.0.0.5", 6, 8080)),
+        set("endpoints_v6", SetKind::AddressPorts(Family::V6)),
+        element("endpoints_v6", endpoint("fd00::5", 17, 53)),
+        set("verdicts", SetKind::InterfaceVerdicts),
+        entry("cali1", Verdict::Goto("words".into())),
+        entry("cali2", Verdict::Jump("words".into())),
+        entry("cali3", Verdict::Drop),
+        entry("cali4", Verdict::Accept),
+        chain(
+            NftFamily::Inet,
+            "early",
+            Some(Hook {
+                point: HookPoint::Prerouting,
+                priority: -300,
+                kind: ChainKind::Filter,
+                policy: Policy::Accept,
+            }),
+            vec![rule("notrack", [], Statement::AcceptUntracked)],
+        ),
         chain(
             NftFamily::Inet,
             "guard",
@@ -171,6 +229,7 @@ fn every_match() -> Vec<Rule> {
     [
         about_devices(),
         about_addresses(),
+        about_transport(),
         about_state(),
         about_nothing(),
     ]
@@ -241,6 +300,45 @@ fn about_addresses() -> Vec<Rule> {
     ]
 }
 
+fn about_transport() -> Vec<Rule> {
+    use End::{Destination, Source};
+    use Sense::{Is, Not};
+
+    let of = |protocol: u8, comment: &str, condition: Match| {
+        let protocol = Match::Protocol(Is, protocol);
+        rule(comment, [protocol, condition], Statement::Accept)
+    };
+    let set = |end, sense, family, name: &str| Match::AddressPort(end, sense, family, name.into());
+
+    vec![
+        of(1, "icmp type", Match::Icmp(Is, 8, None)),
+        of(1, "icmp code", Match::Icmp(Is, 3, Some(1))),
+        of(58, "not icmpv6", Match::Icmp(Not, 128, None)),
+        of(6, "one port", Match::Port(Destination, Is, 80, 80)),
+        of(6, "ports", Match::Port(Destination, Is, 80, 90)),
+        of(17, "not ports", Match::Port(Source, Not, 80, 90)),
+        of(132, "not one port", Match::Port(Source, Not, 80, 80)),
+        of(
+            6,
+            "port set",
+            Match::PortSet(Destination, Is, "ports".into()),
+        ),
+        of(
+            17,
+            "not port set",
+            Match::PortSet(Source, Not, "ports".into()),
+        ),
+        on(
+            "endpoints",
+            set(Destination, Is, Family::V4, "endpoints_v4"),
+        ),
+        on(
+            "not endpoints",
+            set(Source, Not, Family::V6, "endpoints_v6"),
+        ),
+    ]
+}
+
 fn about_state() -> Vec<Rule> {
     use Sense::{Is, Not};
 
@@ -248,6 +346,15 @@ fn about_state() -> Vec<Rule> {
         established: true,
         related: true,
         ..CtState::default()
+    };
+    let untracked = CtState {
+        untracked: true,
+        ..CtState::default()
+    };
+    let ct_mark = |sense| Match::CtMark {
+        sense,
+        mask: 0x0004_0000,
+        value: 0,
     };
 
     vec![
@@ -267,6 +374,9 @@ fn about_state() -> Vec<Rule> {
                 value: 0,
             },
         ),
+        on("ct mark", ct_mark(Is)),
+        on("not ct mark", ct_mark(Not)),
+        on("untracked", Match::CtState(untracked)),
         on("ct state", Match::CtState(state)),
         on("ct reply", Match::CtReply),
         on("ct dnat", Match::CtDnat),
@@ -283,6 +393,27 @@ fn about_nothing() -> Vec<Rule> {
     vec![
         rule("jump", [], Statement::Jump("words".into())),
         rule(
+            "input verdict",
+            [],
+            Statement::InputVerdict("verdicts".into()),
+        ),
+        rule(
+            "output verdict",
+            [],
+            Statement::OutputVerdict("verdicts".into()),
+        ),
+        rule("log", [], Statement::Log(nflog(1, "why: "))),
+        rule(
+            "log and drop",
+            [Match::Family(Family::V6)],
+            Statement::LogAndDrop(nflog(2, "dropped ")),
+        ),
+        rule(
+            "goto",
+            [Match::Family(Family::V4)],
+            Statement::Goto("words".into()),
+        ),
+        rule(
             "set mark",
             [],
             Statement::SetMark {
@@ -295,6 +426,25 @@ fn about_nothing() -> Vec<Rule> {
             ..rule("count", [], Statement::Continue)
         },
     ]
+}
+
+fn nflog(group: u16, prefix: &str) -> Nflog {
+    Nflog {
+        group,
+        prefix: prefix.into(),
+    }
+}
+
+fn endpoint(address: &str, protocol: u8, port: u16) -> Element {
+    Element::AddressPort(address.parse().unwrap(), protocol, port)
+}
+
+/// An entry of the map of verdicts.
+pub(crate) fn entry(interface: &str, verdict: Verdict) -> Row {
+    element(
+        "verdicts",
+        Element::InterfaceVerdict(interface.parse().unwrap(), verdict),
+    )
 }
 
 /// What is so is accepted.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use model::{
     InterfaceName, NodeName, Pass, PodName,
+    conflict::Conflict,
     pass::DeviceBackend,
     plan::{RouteVia, RowKey},
 };
@@ -26,6 +27,8 @@ pub(crate) struct Applied {
     pub(crate) incomplete: BTreeMap<RowKey, String>,
     /// What carries each device.
     pub(crate) backends: BTreeMap<InterfaceName, DeviceBackend>,
+    /// What somebody else has where it belongs to us.
+    pub(crate) conflicts: Vec<Conflict>,
 }
 
 impl Applied {
@@ -36,6 +39,7 @@ impl Applied {
         self.failures = pass.failures;
         self.incomplete = incomplete.map(|each| (each.row, each.reason)).collect();
         self.backends = pass.backends;
+        self.conflicts = pass.conflicts;
         if self.failures.is_empty() {
             self.whole = self.generation;
         }

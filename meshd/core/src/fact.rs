@@ -8,6 +8,7 @@ use std::{
 use ipnet::IpNet;
 use model::{
     InterfaceName, Kind, NodeName, ObjectKey, PublicKey, Resource,
+    conflict::Surroundings,
     event::{Link, LinkKind},
     firewall::Firewalls,
     resource::{
@@ -37,6 +38,8 @@ pub(crate) struct Facts {
     pub(crate) server_saw: Vec<IpAddr>,
     /// Other programs' packet filters.
     pub(crate) firewalls: Firewalls,
+    /// Other programs' rules, routes and network managers.
+    pub(crate) surroundings: Surroundings,
     pub(crate) handshakes: BTreeSet<(InterfaceName, PublicKey)>,
     /// Objects that cannot be read, and why.
     pub(crate) invalid: BTreeMap<ObjectKey, String>,
@@ -116,6 +119,7 @@ impl Facts {
             knows_links: false,
             server_saw: Vec::new(),
             firewalls: Firewalls::default(),
+            surroundings: Surroundings::default(),
             handshakes: BTreeSet::new(),
             invalid: BTreeMap::new(),
             blocks_of: BTreeMap::new(),
@@ -181,9 +185,18 @@ impl Facts {
             Resource::AddressClaim(AddressClaim { address, node, .. }) => {
                 self.set_address_claim(address, Some(node))
             }
-            Resource::BlockAffinity(_) | Resource::WorkloadEndpoint(_) | Resource::Opaque(_) => {
-                Touched::nothing()
-            }
+            Resource::BlockAffinity(_)
+            | Resource::WorkloadEndpoint(_)
+            | Resource::Namespace(_)
+            | Resource::ServiceAccount(_)
+            | Resource::Service(_)
+            | Resource::EndpointSlice(_)
+            | Resource::Tier(_)
+            | Resource::Policy(_)
+            | Resource::NetworkSet(_)
+            | Resource::HostEndpoint(_)
+            | Resource::Profile(_)
+            | Resource::Opaque(_) => Touched::nothing(),
         }
     }
 
@@ -216,7 +229,19 @@ impl Facts {
             | Kind::ServiceAccount
             | Kind::Service
             | Kind::Pod
-            | Kind::EndpointSlice => Touched::nothing(),
+            | Kind::EndpointSlice
+            | Kind::Tier
+            | Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::KubernetesNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy
+            | Kind::NetworkSet
+            | Kind::GlobalNetworkSet
+            | Kind::HostEndpoint
+            | Kind::Profile => Touched::nothing(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::{
     Family,
-    firewall::{ExtensionPoint, ForeignDrop, Opening},
+    firewall::{ExtensionPoint, ForeignDrop, Opening, ZoneMember},
     resource::mesh_configuration::ForeignFirewalls,
 };
 
@@ -14,18 +14,40 @@ use crate::{World, ledger::Row};
 const NAMED: usize = 3;
 
 impl World {
-    /// Returns rules for the extension points that are there, where we may use them.
+    /// Returns what we put into the extension points that are there, where we may use them.
     pub(crate) fn openings(&self) -> Vec<Row> {
         match self.facts.mesh.foreign_firewalls {
             ForeignFirewalls::Report => Vec::new(),
             ForeignFirewalls::Open => {
                 let points = self.facts.firewalls.extension_points.iter();
-                let opening = |point: &ExtensionPoint| match point {
-                    ExtensionPoint::DockerUser(family) => Opening::DockerUser(*family),
-                };
 
-                points.map(|point| Row::Opening(opening(point))).collect()
+                points
+                    .flat_map(|point| self.openings_in(point))
+                    .map(Row::Opening)
+                    .collect()
             }
+        }
+    }
+
+    /// Pods' interfaces are there with encryption and without, tunnels and their ports only with it.
+    fn openings_in(&self, point: &ExtensionPoint) -> Vec<Opening> {
+        let devices = self.own.devices.iter().filter(|_| self.posture.up);
+        let devices = devices.map(|device| &device.wish);
+
+        match point {
+            ExtensionPoint::DockerUser(family) => vec![Opening::DockerUser(*family)],
+            ExtensionPoint::FirewalldTrusted => {
+                let tunnels = devices.map(|device| ZoneMember::Device(device.name.clone()));
+                let members = tunnels.chain([ZoneMember::Pods]);
+
+                members.map(Opening::FirewalldMember).collect()
+            }
+            ExtensionPoint::FirewalldZone(zone) => devices
+                .map(|device| Opening::FirewalldPort {
+                    zone: zone.clone(),
+                    port: device.port,
+                })
+                .collect(),
         }
     }
 

@@ -19,6 +19,7 @@
 
 mod applied;
 mod config;
+mod conflict;
 mod fact;
 mod foreign;
 mod guard;

@@ -738,7 +738,11 @@ fn element(tables: &mut Tables, table: NftFamily, name: &str, element: Element) 
     let is_v4 = match &element {
         Element::Net(net) => net.addr().is_ipv4(),
         Element::Address(address) => address.is_ipv4(),
-        Element::Interface(_) | Element::InterfaceAddress(..) => unreachable!("not here"),
+        Element::Interface(_)
+        | Element::InterfaceAddress(..)
+        | Element::Ports(..)
+        | Element::AddressPort(..)
+        | Element::InterfaceVerdict(..) => unreachable!("not here"),
     };
     let name = format!("{name}{}", if is_v4 { 4 } else { 6 });
     tables.elements.insert((SetKey { table, name }, element));

@@ -537,6 +537,7 @@ impl World {
                 .map(|request| request.labels.clone())
                 .unwrap_or_default(),
             profiles,
+            ports: Vec::new(),
         }
     }
 

@@ -278,7 +278,9 @@ fn devices(world: &World) -> Vec<DeviceStatus> {
 /// Returns what carries a device and why that; or why nothing does.
 fn backend(world: &World, device: &InterfaceName) -> (String, String) {
     let none = |reason: &str| ("none".to_owned(), reason.to_owned());
-    if let Some(reason) = missing_device(world, device) {
+    if let Some(reason) = missing_device(world, device)
+        && !world.waits_for_port(device)
+    {
         return none(reason);
     }
 
@@ -335,11 +337,14 @@ fn conditions(world: &World) -> BTreeMap<String, String> {
         conditions.insert("NoAddress".into(), text.into());
     }
     for device in &world.own.devices {
-        if let Some(reason) = missing_device(world, &device.wish.name) {
+        if let Some(reason) = missing_device(world, &device.wish.name)
+            && !world.has_conflict(&device.wish.name)
+        {
             let text = format!("{}: {reason}", device.wish.name);
             conditions.insert("DeviceMissing".into(), text);
         }
     }
+    conditions.extend(world.conflicts());
     if let Some(drops) = world.foreign_drops() {
         conditions.insert("ForeignFirewall".into(), drops);
     }

@@ -217,6 +217,10 @@ impl World {
             }
             // Taken in by nobody yet.
             Event::Firewalls(firewalls) => self.facts.set_firewalls(firewalls),
+            Event::Surroundings(surroundings) => {
+                self.facts.surroundings = surroundings;
+                Touched::nothing()
+            }
             Event::Tick => Touched::nothing(),
         }
     }

@@ -11,8 +11,12 @@ mod fixture;
 
 #[path = "world/claim.rs"]
 mod claim;
+#[path = "world/conflict.rs"]
+mod conflict;
 #[path = "world/family.rs"]
 mod family;
+#[path = "world/foreign.rs"]
+mod foreign;
 #[path = "world/guard.rs"]
 mod guard;
 #[path = "world/mtu.rs"]

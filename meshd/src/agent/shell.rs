@@ -194,6 +194,7 @@ impl Shell {
                 self.tell(Event::Underlay(links))
             }
             KernelEvent::Firewalls(firewalls) => self.tell(Event::Firewalls(firewalls)),
+            KernelEvent::Surroundings(found) => self.tell(Event::Surroundings(found)),
             KernelEvent::Handshake { device, peer } => self.tell(Event::Handshake { device, peer }),
             KernelEvent::Drift(component) => {
                 tracing::debug!(
@@ -460,5 +461,6 @@ fn pass(report: &Report) -> Pass {
         failures: report.failures.clone(),
         incomplete: report.incomplete.clone(),
         backends: report.backends.clone(),
+        conflicts: report.conflicts.clone(),
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     kind::Scope,
     name::{is_dns_label, is_label_value, is_object_name, is_qualified_name},
     object::Metadata,
+    policy::DEFAULT_TIER,
     resource::{FieldError, field::expected},
     schema::{Field, Shape},
 };
@@ -21,6 +22,14 @@ const ANNOTATIONS_MAX: usize = 256 << 10;
 
 /// The name of an object of which there is only one.
 const SINGLETON: &str = "default";
+
+/// The kinds of policies that have a tier and directions in Calico's form.
+pub(super) const TIERED: [Kind; 4] = [
+    Kind::NetworkPolicy,
+    Kind::GlobalNetworkPolicy,
+    Kind::StagedNetworkPolicy,
+    Kind::StagedGlobalNetworkPolicy,
+];
 
 const FIELDS: &[Field] = &[
     Field::required("name", Shape::Text),
@@ -55,6 +64,36 @@ pub(super) fn read(kind: Kind, mut value: Value) -> Result<Metadata, FieldError>
         .map_err(|error| FieldError::new("metadata", error.to_string()))?;
     if kind.api_version() == "projectcalico.org/v3" {
         unpack(&mut metadata)?;
+    }
+
+    Ok(metadata)
+}
+
+/// Reads `metadata` of a Calico object as older clusters store it.
+///
+/// There, the name of a policy may have its tier before it; the name that it was given is in the annotation or, of
+/// the default tier, what follows the tier.
+pub(super) fn read_stored(
+    kind: Kind,
+    value: Value,
+    tier: Option<&str>,
+) -> Result<Metadata, FieldError> {
+    let packed = value.pointer("/annotations/projectcalico.org~1metadata");
+    let packed: Option<Value> = packed
+        .and_then(Value::as_str)
+        .and_then(|text| serde_json::from_str(text).ok());
+    let given = packed.and_then(|packed| Some(packed.get("name")?.as_str()?.to_owned()));
+    let mut metadata = read(kind, value)?;
+    if !TIERED.contains(&kind) {
+        return Ok(metadata);
+    }
+    let in_default = matches!(tier, None | Some("" | DEFAULT_TIER));
+    let stripped = metadata
+        .name
+        .strip_prefix("default.")
+        .filter(|_| in_default);
+    if let Some(name) = given.or_else(|| stripped.map(str::to_owned)) {
+        metadata.name = name;
     }
 
     Ok(metadata)
@@ -133,6 +172,24 @@ fn check_name(object: &Object) -> Result<(), FieldError> {
             wrong(&format!("{SINGLETON}, the only {} there is", object.kind))
         }
         Kind::Namespace | Kind::Service if !is_dns_label(name) => wrong("a lower-case DNS label"),
+        Kind::Tier => {
+            if is_dns_label(name) {
+                Ok(())
+            } else {
+                wrong("a lower-case DNS label: at most 63 letters, digits and `-`")
+            }
+        }
+        Kind::NetworkPolicy | Kind::StagedNetworkPolicy if is_foreign_policy(name) => Ok(()),
+        Kind::NetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy => {
+            if is_object_name(name) && name.split('.').count() <= 2 {
+                Ok(())
+            } else {
+                wrong("lower-case letters, digits and `-`, with one `.` at most")
+            }
+        }
         Kind::Node
         | Kind::MeshNode
         | Kind::IPPool
@@ -149,7 +206,14 @@ fn check_name(object: &Object) -> Result<(), FieldError> {
         | Kind::ServiceAccount
         | Kind::Service
         | Kind::Pod
-        | Kind::EndpointSlice => {
+        | Kind::EndpointSlice
+        | Kind::KubernetesNetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy
+        | Kind::NetworkSet
+        | Kind::GlobalNetworkSet
+        | Kind::HostEndpoint
+        | Kind::Profile => {
             if is_object_name(name) {
                 Ok(())
             } else {
@@ -157,6 +221,14 @@ fn check_name(object: &Object) -> Result<(), FieldError> {
             }
         }
     }
+}
+
+/// Returns whether a name is one that Calico gives to another system's policy.
+fn is_foreign_policy(name: &str) -> bool {
+    ["knp.default.", "ossg.default."]
+        .iter()
+        .any(|prefix| name.strip_prefix(prefix).is_some_and(is_object_name))
+        && is_object_name(name)
 }
 
 fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), FieldError> {

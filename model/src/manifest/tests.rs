@@ -184,7 +184,7 @@ fn a_wrong_pool_is_one_error() {
         ),
         (
             "{cidr: 10.65.0.0/16, nodeSelector: 'global()'}",
-            "spec.nodeSelector: expected a selector of nodes",
+            "spec.nodeSelector: expected a selector without global()",
         ),
         (
             "{cidr: 10.65.0.0/16, ipipMode: Always, vxlanMode: Always}",

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{Document, Fault, ManifestError, OBJECT_MAX, Position, metadata};
+use super::{Document, Fault, ManifestError, OBJECT_MAX, Position, metadata, policy};
 use crate::{
-    Object, ObjectKey, Resource,
+    Kind, Object, ObjectKey, Resource,
+    policy::{Policy, Tier},
     resource::{
         AddressClaim, FieldError, IpPool, IpamBlock, WorkloadEndpoint, field::expected,
         ip_pool::AllowedUse,
     },
     schema,
+    selector::NAMESPACE_LABEL,
 };
 
 /// Checks an object by itself: size, metadata, every field, and what its fields say about each other.
@@ -39,15 +41,61 @@ pub fn check(object: &Object) -> Result<(), FieldError> {
         | Resource::MeshConfiguration(_)
         | Resource::KeyClaim(_)
         | Resource::AddressClaim(_)
+        | Resource::Namespace(_)
+        | Resource::ServiceAccount(_)
+        | Resource::Service(_)
+        | Resource::EndpointSlice(_)
+        | Resource::HostEndpoint(_)
         | Resource::Opaque(_) => Ok(()),
+        Resource::Tier(tier) => policy::check_tier(&tier),
+        Resource::Policy(read) => first(&read.invalid).and_then(|()| policy::check(&read, object)),
+        Resource::NetworkSet(set) => first(&set.invalid).and_then(|()| check_set(object)),
+        Resource::Profile(profile) => {
+            first(&profile.invalid).and_then(|()| policy::check_profile(&profile, object))
+        }
+    }
+}
+
+/// Returns the kinds of which an object of a kind may contradict, or need, an object.
+pub const fn neighbours(kind: Kind) -> &'static [Kind] {
+    match kind {
+        Kind::IPPool => &[Kind::IPPool, Kind::IPAMBlock, Kind::AddressClaim],
+        Kind::IPAMBlock => &[Kind::IPAMBlock],
+        Kind::AddressClaim => &[Kind::IPPool],
+        Kind::NetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy => &[Kind::Tier],
+        Kind::Node
+        | Kind::MeshNode
+        | Kind::BlockAffinity
+        | Kind::IPAMHandle
+        | Kind::WorkloadEndpoint
+        | Kind::FelixConfiguration
+        | Kind::ClusterInformation
+        | Kind::MeshConfiguration
+        | Kind::KeyClaim
+        | Kind::Namespace
+        | Kind::ServiceAccount
+        | Kind::Service
+        | Kind::Pod
+        | Kind::EndpointSlice
+        | Kind::Tier
+        | Kind::KubernetesNetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy
+        | Kind::NetworkSet
+        | Kind::GlobalNetworkSet
+        | Kind::HostEndpoint
+        | Kind::Profile => &[],
     }
 }
 
 /// Checks an object by itself and beside those that a store holds.
 ///
 /// `existing` may hold objects of any kind, the older version of `new` among
-/// them; needed are pools, blocks and claims. Objects that cannot be read are
-/// passed over.
+/// them; needed are its [`neighbours`]. Objects that cannot be read are passed
+/// over.
 pub fn validate<'a>(
     new: &Object,
     existing: impl Iterator<Item = &'a Object>,
@@ -78,6 +126,11 @@ pub fn validate_all<'a>(
     for old in existing {
         neighbours.extend(Neighbour::of(old).map(|neighbour| (old.key(), neighbour)));
         stored.insert(old.key(), old);
+    }
+    // A tier may stand behind its policies: whoever stores them stores it first.
+    let tiers = documents.iter().map(|document| &document.object);
+    for tier in tiers.filter(|object| object.kind == Kind::Tier) {
+        neighbours.extend(Neighbour::of(tier).map(|neighbour| (tier.key(), neighbour)));
     }
     let mut seen: BTreeMap<ObjectKey, &Position> = BTreeMap::new();
     for Document { object, position } in documents {
@@ -117,6 +170,7 @@ enum Neighbour {
     Pool(IpPool),
     Block(IpNet),
     Address(AddressClaim),
+    Tier(String),
 }
 
 impl Neighbour {
@@ -126,12 +180,21 @@ impl Neighbour {
             Resource::IpamBlock(block) if block.deleted => None,
             Resource::IpamBlock(block) => Some(Self::Block(block.cidr)),
             Resource::AddressClaim(claim) => Some(Self::Address(claim)),
+            Resource::Tier(tier) => Some(Self::Tier(tier.name)),
             Resource::Node(_)
             | Resource::BlockAffinity(_)
             | Resource::FelixConfiguration(_)
             | Resource::MeshConfiguration(_)
             | Resource::KeyClaim(_)
             | Resource::WorkloadEndpoint(_)
+            | Resource::Namespace(_)
+            | Resource::ServiceAccount(_)
+            | Resource::Service(_)
+            | Resource::EndpointSlice(_)
+            | Resource::Policy(_)
+            | Resource::NetworkSet(_)
+            | Resource::HostEndpoint(_)
+            | Resource::Profile(_)
             | Resource::Opaque(_) => None,
         }
     }
@@ -155,6 +218,15 @@ fn beside<'a>(
         (Resource::AddressClaim(claim), None) => {
             others.try_for_each(|old| address_beside(&claim, old))
         }
+        (Resource::Policy(policy), before) => {
+            let tier = |old: &Object| Policy::try_from(old).map(|policy| policy.tier);
+            let stays = before.is_some_and(|old| tier(old).as_ref() == Ok(&policy.tier));
+            if stays {
+                Ok(())
+            } else {
+                policy_beside(&policy, others)
+            }
+        }
         (Resource::IpamBlock(_), Some(_)) | (Resource::KeyClaim(_), None) => Ok(()),
         (
             Resource::Node(_)
@@ -162,6 +234,14 @@ fn beside<'a>(
             | Resource::FelixConfiguration(_)
             | Resource::MeshConfiguration(_)
             | Resource::WorkloadEndpoint(_)
+            | Resource::Namespace(_)
+            | Resource::ServiceAccount(_)
+            | Resource::Service(_)
+            | Resource::EndpointSlice(_)
+            | Resource::Tier(_)
+            | Resource::NetworkSet(_)
+            | Resource::HostEndpoint(_)
+            | Resource::Profile(_)
             | Resource::Opaque(_),
             _,
         ) => Ok(()),
@@ -187,7 +267,9 @@ fn pool_beside(pool: &IpPool, old: &Neighbour) -> Result<(), FieldError> {
             let free = format!("a network without {address}, an address of node {node}");
             Err(expected("spec.cidr", &free, pool.cidr.to_string()))
         }
-        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) => Ok(()),
+        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) | Neighbour::Tier(_) => {
+            Ok(())
+        }
     }
 }
 
@@ -197,7 +279,9 @@ fn block_beside(block: &IpamBlock, old: &Neighbour) -> Result<(), FieldError> {
             let free = format!("a network that does not overlap block {other}");
             Err(expected("spec.cidr", &free, block.cidr.to_string()))
         }
-        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) => Ok(()),
+        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) | Neighbour::Tier(_) => {
+            Ok(())
+        }
     }
 }
 
@@ -207,8 +291,28 @@ fn address_beside(claim: &AddressClaim, old: &Neighbour) -> Result<(), FieldErro
             let free = format!("an address outside pool {} ({})", pool.name, pool.cidr);
             Err(expected("metadata.name", &free, claim.address.to_string()))
         }
-        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) => Ok(()),
+        Neighbour::Pool(_) | Neighbour::Block(_) | Neighbour::Address(_) | Neighbour::Tier(_) => {
+            Ok(())
+        }
     }
+}
+
+/// A policy's tier is there: one that every cluster has, or one that somebody made.
+fn policy_beside<'a>(
+    policy: &Policy,
+    mut others: impl Iterator<Item = &'a Neighbour>,
+) -> Result<(), FieldError> {
+    let built_in = Tier::built_in().iter().any(|tier| tier.name == policy.tier);
+    let is_it = |other: &Neighbour| matches!(other, Neighbour::Tier(name) if *name == policy.tier);
+    if built_in || others.any(is_it) {
+        return Ok(());
+    }
+
+    Err(expected(
+        "spec.tier",
+        "a tier that exists",
+        policy.tier.as_str(),
+    ))
 }
 
 /// Checks what of a pool may change.
@@ -300,6 +404,19 @@ fn check_endpoint(endpoint: &WorkloadEndpoint) -> Result<(), FieldError> {
         return Err(FieldError::new(
             "spec.ipNetworks",
             "expected each address once",
+        ));
+    }
+
+    Ok(())
+}
+
+/// The namespace of a set is told by where it lives.
+fn check_set(object: &Object) -> Result<(), FieldError> {
+    if object.metadata.labels.contains_key(NAMESPACE_LABEL) {
+        let path = format!("metadata.labels.{NAMESPACE_LABEL}");
+        return Err(FieldError::new(
+            path,
+            "expected none: a set has the label of its namespace by itself",
         ));
     }
 

@@ -18,6 +18,9 @@ pub struct Profile {
     pub egress: Vec<Rule>,
     /// Labels that its endpoints have unless they carry the same key themselves.
     pub labels: BTreeMap<String, String>,
+    /// Entries that cannot be used: path and reason, as in [`Policy::invalid`](super::Policy::invalid).
+    #[serde(default)]
+    pub invalid: BTreeMap<String, String>,
 }
 
 impl Profile {

@@ -1,5 +1,7 @@
 //! One rule: what a packet must be like, and what then happens.
 
+use std::{fmt, str::FromStr};
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,10 @@ pub struct Rule {
     pub http: bool,
     /// The name that the object gives the rule (`metadata.annotations.name`, ClusterNetworkPolicy's `name`).
     pub name: Option<String>,
+    /// The place of the entry that it was read from, in the object's own list, from 0: one entry of a Kubernetes
+    /// policy becomes a rule per protocol and peer.
+    #[serde(default)]
+    pub index: usize,
 }
 
 /// What happens to a packet that a rule matches.
@@ -86,6 +92,25 @@ pub struct Icmp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Protocol(pub u8);
 
+impl Rule {
+    /// Returns the rule that every packet matches.
+    pub fn new(action: Action) -> Self {
+        Self {
+            action,
+            family: None,
+            protocol: None,
+            not_protocol: None,
+            icmp: None,
+            not_icmp: None,
+            source: Side::default(),
+            destination: Side::default(),
+            http: false,
+            name: None,
+            index: 0,
+        }
+    }
+}
+
 impl Protocol {
     /// ICMP.
     pub const ICMP: Self = Self(1);
@@ -103,6 +128,59 @@ impl Protocol {
     /// Returns whether rules may name ports of it.
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::TCP | Self::UDP | Self::SCTP)
+    }
+
+    /// Returns the only family that has the protocol: ICMP's and ICMPv6's.
+    pub const fn family(self) -> Option<Family> {
+        match self {
+            Self::ICMP => Some(Family::V4),
+            Self::ICMPV6 => Some(Family::V6),
+            _ => None,
+        }
+    }
+}
+
+/// The protocols that have names, as Calico writes them.
+const NAMES: [(Protocol, &str); 6] = [
+    (Protocol::TCP, "TCP"),
+    (Protocol::UDP, "UDP"),
+    (Protocol::ICMP, "ICMP"),
+    (Protocol::ICMPV6, "ICMPv6"),
+    (Protocol::SCTP, "SCTP"),
+    (Protocol::UDPLITE, "UDPLite"),
+];
+
+/// The text names no protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite or a number from 1 to 255")]
+pub struct UnknownProtocol;
+
+/// Reads a name, in any case, or a number from 1 to 255.
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
+        let named = NAMES
+            .iter()
+            .find(|(_, name)| name.eq_ignore_ascii_case(text));
+        if let Some((protocol, _)) = named {
+            return Ok(*protocol);
+        }
+
+        match text.parse() {
+            Ok(number @ 1..) if !text.starts_with('+') => Ok(Self(number)),
+            Ok(_) | Err(_) => Err(UnknownProtocol),
+        }
+    }
+}
+
+/// Writes the name, or the number of a protocol without one.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMES.iter().find(|(protocol, _)| protocol == self) {
+            Some((_, name)) => f.write_str(name),
+            None => self.0.fmt(f),
+        }
     }
 }
 

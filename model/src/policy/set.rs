@@ -16,4 +16,7 @@ pub struct NetworkSet {
     pub labels: BTreeMap<String, String>,
     /// The networks.
     pub nets: Vec<IpNet>,
+    /// Networks that cannot be read: path and reason.
+    #[serde(default)]
+    pub invalid: BTreeMap<String, String>,
 }

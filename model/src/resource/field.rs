@@ -23,15 +23,29 @@ pub(super) fn part<T: DeserializeOwned>(
         Some(value) => value,
     };
 
+    member(value, name)
+}
+
+/// Reads a value that stands at `path`.
+pub(crate) fn member<T: DeserializeOwned>(value: &Value, path: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let field = if path == "." {
-            name.to_owned()
-        } else {
-            format!("{name}.{path}")
+        let inner = error.path().to_string();
+        let field = match inner.as_str() {
+            "." => path.to_owned(),
+            inner if inner.starts_with('[') => format!("{path}{inner}"),
+            inner => format!("{path}.{inner}"),
         };
         FieldError::new(field, shown(error.inner()))
     })
+}
+
+/// Reads the namespace of an object that lives in one.
+pub(super) fn namespace(object: &Object) -> Result<String, FieldError> {
+    required(
+        object.metadata.namespace.clone(),
+        "metadata.namespace",
+        "a namespace",
+    )
 }
 
 /// Says that a required field is missing.
@@ -68,6 +82,13 @@ pub(super) fn interface(text: &str, field: &str) -> Result<IpNet, FieldError> {
         })
 }
 
+/// Reads a network, or an address, which is a network of its own.
+pub(super) fn network_or_address(text: &str, field: &str) -> Result<IpNet, FieldError> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| expected(field, "a network such as 10.65.0.0/16, or an address", text))
+}
+
 /// Reads an address.
 pub(super) fn address(text: &str, field: &str) -> Result<IpAddr, FieldError> {
     text.parse()
@@ -89,7 +110,7 @@ pub(crate) fn expected(field: &str, expected: &str, found: impl Into<Value>) -> 
 }
 
 /// Renders untrusted text, cut at 64 characters.
-fn shown(value: impl fmt::Display) -> String {
+pub(super) fn shown(value: impl fmt::Display) -> String {
     let text = value.to_string();
     let mut cut: String = text.chars().take(SHOWN_MAX).collect();
     if cut.len() < text.len() {

@@ -4,16 +4,23 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 
-use super::{FieldError, field};
+use super::{
+    FieldError, ServiceAccount, field,
+    host_endpoint::{StoredPort, named_ports},
+};
 use crate::{
     Family, InterfaceName, Kind, NodeName, Object, ObjectKey, PodName, constant::WORKLOAD_PREFIX,
+    policy::NamedPort, selector::SERVICE_ACCOUNT_LABEL,
 };
 
 /// How many hex digits of the hash a veth's name carries (it has 15 bytes in all).
 const VETH_DIGITS: usize = 11;
+
+/// The length from which on a service account's name is no label: Calico leaves it out.
+const LABEL_VALUE_MAX: usize = 63;
 
 /// The interface that every pod has.
 const ENDPOINT: &str = "eth0";
@@ -35,6 +42,9 @@ pub struct WorkloadEndpoint {
     pub labels: BTreeMap<String, String>,
     /// Its profiles.
     pub profiles: Vec<String>,
+    /// Its containers' ports that have names.
+    #[serde(default)]
+    pub ports: Vec<NamedPort>,
 }
 
 /// The form in which a store keeps an endpoint's `spec`.
@@ -48,6 +58,7 @@ struct Stored {
     #[serde(rename = "ipNetworks")]
     networks: Option<Vec<String>>,
     profiles: Option<Vec<String>>,
+    ports: Option<Vec<StoredPort>>,
 }
 
 impl WorkloadEndpoint {
@@ -86,6 +97,15 @@ impl WorkloadEndpoint {
                 "profiles": self.profiles,
             }),
         );
+        let account = self.service_account();
+        if let Some(Value::Object(spec)) = object.body.get_mut("spec") {
+            spec.extend(account.map(|name| ("serviceAccountName".to_owned(), name.into())));
+            let ports = self.ports.iter().map(|port| {
+                json!({"name": port.name, "protocol": port.protocol.to_string(), "port": port.port})
+            });
+            let ports: Vec<Value> = ports.collect();
+            spec.extend((!ports.is_empty()).then(|| ("ports".to_owned(), ports.into())));
+        }
         object.metadata.labels = self.labels.clone();
         object.metadata.labels.extend([
             (
@@ -97,8 +117,22 @@ impl WorkloadEndpoint {
                 "k8s".to_owned(),
             ),
         ]);
+        let account = account.filter(|name| name.len() < LABEL_VALUE_MAX);
+        object
+            .metadata
+            .labels
+            .extend(account.map(|name| (SERVICE_ACCOUNT_LABEL.to_owned(), name.to_owned())));
 
         object
+    }
+
+    /// Returns the pod's service account, which is one of its profiles.
+    fn service_account(&self) -> Option<&str> {
+        let prefix = ServiceAccount::profile_name(&self.pod.namespace, "");
+
+        self.profiles
+            .iter()
+            .find_map(|profile| profile.strip_prefix(&prefix))
     }
 }
 
@@ -139,8 +173,16 @@ impl TryFrom<&Object> for WorkloadEndpoint {
             addresses,
             labels: object.metadata.labels.clone(),
             profiles: stored.profiles.unwrap_or_default(),
+            ports: ports(stored.ports.unwrap_or_default())?,
         })
     }
+}
+
+/// Reads the ports that have names; others are ports of the host.
+fn ports(stored: Vec<StoredPort>) -> Result<Vec<NamedPort>, FieldError> {
+    let named = stored.into_iter().filter(StoredPort::has_name).collect();
+
+    named_ports(named, "spec.ports")
 }
 
 /// Reads one address of an endpoint: a /32, a /128, or without a prefix length.
@@ -156,6 +198,7 @@ fn host(text: &str, path: &str) -> Result<IpNet, FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Protocol;
 
     #[test]
     fn an_endpoint_survives_the_store() {
@@ -164,6 +207,7 @@ mod tests {
         let read = WorkloadEndpoint::try_from(&endpoint.to_object()).unwrap();
 
         assert_eq!(read.labels["projectcalico.org/namespace"], "shop");
+        assert_eq!(read.labels["projectcalico.org/serviceaccount"], "web");
         assert_eq!(
             WorkloadEndpoint {
                 labels: endpoint.labels.clone(),
@@ -209,7 +253,12 @@ mod tests {
                 "fd00:65::1/128".parse().unwrap(),
             ],
             labels: BTreeMap::from([("app".into(), "web".into())]),
-            profiles: vec!["kns.shop".into()],
+            profiles: vec!["kns.shop".into(), "ksa.shop.web".into()],
+            ports: vec![NamedPort {
+                name: "http".into(),
+                protocol: Protocol::TCP,
+                port: 8080,
+            }],
         }
     }
 }

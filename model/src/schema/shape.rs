@@ -2,13 +2,22 @@
 
 use serde_json::Value;
 
+use super::text::{
+    in_range, is_as_number, is_host_interface, is_mac, is_port_range, is_rule_port,
+    is_service_name, network,
+};
 use crate::{
     InterfaceName, NodeName, PublicKey, Selector, duration,
+    policy::{PortMatch, Protocol, UnknownProtocol},
     resource::{FieldError, field::expected},
+    selector::Expression,
 };
 
 /// Most differences at which an unknown name is taken for a misspelt one.
 const TYPO_MAX: usize = 2;
+
+/// Longest selector of a policy, in bytes (Calico's bound).
+const SELECTOR_MAX: usize = 1024;
 
 /// A field: its name and what it may hold.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +71,26 @@ pub enum Shape {
     Ports,
     /// An AS number, plain or dotted.
     AsNumber,
+    /// A text of at most so many bytes.
+    ShortText(usize),
+    /// A number, whole or not.
+    Order,
+    /// A network, with host bits or without; no bare address.
+    AnyNetwork,
+    /// A protocol: a name in any case, or a number.
+    Protocol,
+    /// A port, a range or a name, as Calico's rules have them.
+    RulePort,
+    /// A port or a name, as Kubernetes' rules have them.
+    PortOrName,
+    /// The name of a port.
+    PortName,
+    /// The name of a network interface, or `*`.
+    HostInterface,
+    /// A selector of at most 1024 characters, without `global()`.
+    Selector,
+    /// The same, or `global()` alone.
+    NamespaceSelector,
     /// A list of at most so many values.
     List(&'static Self, usize),
     /// A map from any text.
@@ -112,7 +141,9 @@ impl Shape {
                     .ok_or_else(|| expected(path, "fields with names", value.clone()))?;
                 check_fields(members.iter().map(|(k, v)| (k.as_str(), v)), fields, path)
             }
-            Self::NodeSelector => check_selector(value, path),
+            Self::NodeSelector => check_selector(value, path, usize::MAX, Global::Nowhere),
+            Self::Selector => check_selector(value, path, SELECTOR_MAX, Global::Nowhere),
+            Self::NamespaceSelector => check_selector(value, path, SELECTOR_MAX, Global::Alone),
             Self::Any
             | Self::Bool
             | Self::Flag
@@ -130,7 +161,15 @@ impl Shape {
             | Self::Key
             | Self::Mac
             | Self::Ports
-            | Self::AsNumber => {
+            | Self::AsNumber
+            | Self::ShortText(_)
+            | Self::Order
+            | Self::AnyNetwork
+            | Self::Protocol
+            | Self::RulePort
+            | Self::PortOrName
+            | Self::PortName
+            | Self::HostInterface => {
                 if self.admits(value) {
                     Ok(())
                 } else {
@@ -170,30 +209,78 @@ impl Shape {
             Self::Mac => text.is_some_and(is_mac),
             Self::Ports => in_range(value, 0, 65535) || text.is_some_and(is_port_range),
             Self::AsNumber => in_range(value, 0, u32::MAX.into()) || text.is_some_and(is_as_number),
-            Self::NodeSelector | Self::List(..) | Self::Map(_) | Self::Fields(_) => false,
+            Self::ShortText(most) => text.is_some_and(|text| text.len() <= *most),
+            Self::Order => value.as_f64().is_some_and(f64::is_finite),
+            Self::AnyNetwork => text.is_some_and(|text| text.parse::<ipnet::IpNet>().is_ok()),
+            Self::Protocol => {
+                in_range(value, 1, 255) || text.is_some_and(|text| text.parse::<Protocol>().is_ok())
+            }
+            Self::RulePort => in_range(value, 1, 65535) || text.is_some_and(is_rule_port),
+            Self::PortOrName => in_range(value, 1, 65535) || text.is_some_and(is_service_name),
+            Self::PortName => {
+                text.is_some_and(|text| matches!(text.parse(), Ok(PortMatch::Named(_))))
+            }
+            Self::HostInterface => {
+                text.is_some_and(|text| matches!(text, "" | "*") || is_host_interface(text))
+            }
+            Self::NodeSelector
+            | Self::Selector
+            | Self::NamespaceSelector
+            | Self::List(..)
+            | Self::Map(_)
+            | Self::Fields(_) => false,
         }
     }
 
     /// Says what would have been right.
     fn wording(&self) -> String {
         match self {
-            Self::Any | Self::List(..) | Self::Map(_) | Self::Fields(_) => "another value".into(),
+            Self::Any => "a value".into(),
+            Self::List(..) => "a list".into(),
+            Self::Map(_) | Self::Fields(_) => "fields with names".into(),
             Self::Bool | Self::Flag => "true or false".into(),
             Self::Text => "a text".into(),
             Self::Number(least, u64::MAX) => format!("a number from {least} up"),
             Self::Number(least, most) => format!("a number from {least} to {most}"),
-            Self::Word(words) | Self::AnyCase(words) => match words.split_last() {
-                Some((last, [])) => (*last).to_owned(),
-                Some((last, others)) => format!("{} or {last}", others.join(", ")),
-                None => "nothing".into(),
-            },
+            Self::Word(words) | Self::AnyCase(words) => {
+                let words: Vec<_> = words
+                    .iter()
+                    .copied()
+                    .filter(|word| !word.is_empty())
+                    .collect();
+                match words.split_last() {
+                    Some((last, [])) => (*last).to_owned(),
+                    Some((last, others)) => format!("{} or {last}", others.join(", ")),
+                    None => "nothing".into(),
+                }
+            }
             Self::Network => "a network without host bits such as 10.65.0.0/16".into(),
             Self::NetworkOrAddress => "a network or an address".into(),
             Self::Address => "an address such as 192.0.2.1".into(),
             Self::Interface => "an address with its subnet such as 192.0.2.1/24".into(),
             Self::Node => "the name of a node (a lower-case DNS name)".into(),
             Self::InterfaceName => "an interface name (1 to 15 characters, no `/`)".into(),
-            Self::NodeSelector => "a selector such as has(gpu) && zone == \"a\"".into(),
+            Self::NodeSelector | Self::Selector | Self::NamespaceSelector => {
+                "a selector such as has(gpu) && zone == \"a\"".into()
+            }
+            Self::ShortText(most) => format!("a text of at most {most} bytes"),
+            Self::Order => "a number".into(),
+            Self::AnyNetwork => "a network such as 10.65.0.0/16".into(),
+            Self::Protocol => UnknownProtocol.to_string().replacen("expected ", "", 1),
+            Self::RulePort => {
+                "a port from 1 to 65535, a range such as 8080:8090, or the name of a port".into()
+            }
+            Self::PortOrName => {
+                "a port from 1 to 65535, or a name of at most 15 lower-case letters, digits and `-`"
+                    .into()
+            }
+            Self::PortName => {
+                "the name of a port (letters, digits, `_`, `.` and `-`, and not digits alone)"
+                    .into()
+            }
+            Self::HostInterface => {
+                "an interface name (1 to 15 letters, digits, `_`, `.` or `-`), or `*`".into()
+            }
             Self::Duration => "a duration such as 90s or 1m30s".into(),
             Self::Key => "a public key: 32 bytes in base64, not all zero".into(),
             Self::Mac => "a MAC address such as 66:0a:1b:2c:3d:4e".into(),
@@ -256,22 +343,39 @@ fn check_map(value: &Value, shape: &Shape, path: &str) -> Result<(), FieldError>
         .try_for_each(|(name, value)| shape.check(value, &join(path, name)))
 }
 
-fn check_selector(value: &Value, path: &str) -> Result<(), FieldError> {
+/// Where `global()` may stand.
+#[derive(Clone, Copy, PartialEq)]
+enum Global {
+    Nowhere,
+    Alone,
+}
+
+fn check_selector(
+    value: &Value,
+    path: &str,
+    most: usize,
+    global: Global,
+) -> Result<(), FieldError> {
     let text = value
         .as_str()
         .ok_or_else(|| expected(path, &Shape::NodeSelector.wording(), value.clone()))?;
+    if text.len() > most {
+        let rule = format!("at most {most} characters");
+        return Err(expected(path, &rule, text.len()));
+    }
     let selector: Selector = text
         .parse()
         .map_err(|error| FieldError::new(path, format!("{error}, in {}", Value::from(text))))?;
-    if selector.expression().names_global() {
-        return Err(expected(
-            path,
-            "a selector of nodes, without global()",
-            text,
-        ));
+    let alone = *selector.expression() == Expression::Global;
+    if !selector.expression().names_global() || (global == Global::Alone && alone) {
+        return Ok(());
     }
+    let rule = match global {
+        Global::Nowhere => "a selector without global()",
+        Global::Alone => "global() alone, or a selector without it",
+    };
 
-    Ok(())
+    Err(expected(path, rule, text))
 }
 
 /// Says that a name is not known, and which one may have been meant.
@@ -322,46 +426,6 @@ fn join(path: &str, name: &str) -> String {
         name
     } else {
         format!("{path}.{name}")
-    }
-}
-
-fn in_range(value: &Value, least: i64, most: u64) -> bool {
-    match (value.as_u64(), value.as_i64()) {
-        (Some(number), _) => number <= most && i128::from(number) >= i128::from(least),
-        (None, Some(number)) => number >= least,
-        (None, None) => false,
-    }
-}
-
-fn network(text: &str) -> Option<ipnet::IpNet> {
-    let net: ipnet::IpNet = text.parse().ok()?;
-
-    (net.addr() == net.network()).then_some(net)
-}
-
-fn is_mac(text: &str) -> bool {
-    let parts: Vec<_> = text.split(':').collect();
-
-    parts.len() == 6
-        && parts
-            .iter()
-            .all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
-fn is_port_range(text: &str) -> bool {
-    let Some((first, last)) = text.split_once(':') else {
-        return text.parse::<u16>().is_ok();
-    };
-    match (first.parse::<u16>(), last.parse::<u16>()) {
-        (Ok(first), Ok(last)) => first <= last,
-        (Ok(_) | Err(_), _) => false,
-    }
-}
-
-fn is_as_number(text: &str) -> bool {
-    match text.split_once('.') {
-        Some((high, low)) => high.parse::<u16>().is_ok() && low.parse::<u16>().is_ok(),
-        None => text.parse::<u32>().is_ok(),
     }
 }
 

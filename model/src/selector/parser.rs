@@ -2,25 +2,41 @@
 
 use std::collections::BTreeSet;
 
-use super::{Expression, Relation, SelectorError};
+use super::{Expression, Relation, SelectorError, composition::negation};
 
-/// Longest selector that is read, in bytes.
-const TEXT_MAX: usize = 16 * 1024;
+/// How large a selector may be.
+pub(super) struct Limits {
+    /// Of the whole text, in bytes.
+    text: usize,
+    /// Of a label's key, in bytes.
+    label: usize,
+    /// Of the nesting of parentheses.
+    depth: usize,
+}
 
-/// Longest label key, in bytes.
-const LABEL_MAX: usize = 512;
+/// What people may write.
+pub(super) const WRITTEN_BY_PEOPLE: Limits = Limits {
+    text: 16 * 1024,
+    label: 512,
+    depth: 64,
+};
 
-/// Deepest nesting of parentheses.
-const DEPTH_MAX: usize = 64;
+/// What is composed of what people write: several texts, each label with a prefix, each part in parentheses of its own.
+pub(super) const COMPOSED: Limits = Limits {
+    text: 1024 * 1024,
+    label: 640,
+    depth: 80,
+};
 
-pub(super) fn parse(text: &str) -> Result<Expression, SelectorError> {
+pub(super) fn parse(text: &str, limits: &Limits) -> Result<Expression, SelectorError> {
     let mut parser = Parser {
+        limits,
         text,
         position: 0,
         depth: 0,
     };
-    if text.len() > TEXT_MAX {
-        return Err(parser.expected("at most 16384 characters"));
+    if text.len() > limits.text {
+        return Err(parser.expected("a shorter text (at most 16384 characters)"));
     }
     parser.skip_blanks();
     if parser.rest().is_empty() {
@@ -35,6 +51,7 @@ pub(super) fn parse(text: &str) -> Result<Expression, SelectorError> {
 }
 
 struct Parser<'a> {
+    limits: &'a Limits,
     text: &'a str,
     position: usize,
     depth: usize,
@@ -66,11 +83,7 @@ impl<'a> Parser<'a> {
         }
         let primary = self.primary()?;
 
-        Ok(if negated {
-            Expression::Not(Box::new(primary))
-        } else {
-            primary
-        })
+        Ok(if negated { negation(primary) } else { primary })
     }
 
     fn primary(&mut self) -> Result<Expression, SelectorError> {
@@ -94,7 +107,7 @@ impl<'a> Parser<'a> {
     }
 
     fn parenthesised(&mut self) -> Result<Expression, SelectorError> {
-        if self.depth == DEPTH_MAX {
+        if self.depth == self.limits.depth {
             return Err(self.expected("at most 64 nested parentheses"));
         }
         self.depth += 1;
@@ -167,7 +180,7 @@ impl<'a> Parser<'a> {
             .bytes()
             .position(|byte| !is_label_byte(byte))
             .unwrap_or(rest.len());
-        if !(1..=LABEL_MAX).contains(&end) {
+        if !(1..=self.limits.label).contains(&end) {
             return Err(self.expected("a label of 1 to 512 letters, digits, `_`, `.`, `/` or `-`"));
         }
         self.advance(end);

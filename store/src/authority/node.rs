@@ -61,7 +61,19 @@ impl Node<'_> {
             | Kind::ServiceAccount
             | Kind::Service
             | Kind::Pod
-            | Kind::EndpointSlice => Err(administrator_only(write)),
+            | Kind::EndpointSlice
+            | Kind::Tier
+            | Kind::NetworkPolicy
+            | Kind::GlobalNetworkPolicy
+            | Kind::KubernetesNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::StagedNetworkPolicy
+            | Kind::StagedGlobalNetworkPolicy
+            | Kind::StagedKubernetesNetworkPolicy
+            | Kind::NetworkSet
+            | Kind::GlobalNetworkSet
+            | Kind::HostEndpoint
+            | Kind::Profile => Err(administrator_only(write)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Every write that a node may not make is refused with its reason; beside each stands one it may.
 
 mod block;
+mod tier;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -455,6 +456,12 @@ async fn every_other_kind_is_the_administrators() {
                 .body
                 .insert("spec".into(), json!({"cidr": "10.80.0.0/16"}));
         }
+        if [Kind::HostEndpoint, Kind::ClusterNetworkPolicy].contains(&kind) {
+            let spec = json!({
+                "node": "n1", "interfaceName": "*", "tier": "Admin", "subject": {"namespaces": {}},
+            });
+            object.body.insert("spec".into(), spec);
+        }
         if kind == Kind::MeshConfiguration {
             object.metadata.name = "default".into();
             let open = json!({"spec": {"underlay": {"networks": ["0.0.0.0/0"]}}});
@@ -607,6 +614,7 @@ fn endpoint(node: &str, address: &str) -> Object {
         addresses: vec![address.parse::<IpAddr>().unwrap().into()],
         labels: std::collections::BTreeMap::new(),
         profiles: Vec::new(),
+        ports: Vec::new(),
     }
     .to_object()
 }

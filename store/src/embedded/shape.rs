@@ -93,7 +93,19 @@ pub(super) fn owner(object: &Object) -> Option<&str> {
         | Kind::ServiceAccount
         | Kind::Service
         | Kind::Pod
-        | Kind::EndpointSlice => None,
+        | Kind::EndpointSlice
+        | Kind::Tier
+        | Kind::NetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::KubernetesNetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy
+        | Kind::NetworkSet
+        | Kind::GlobalNetworkSet
+        | Kind::HostEndpoint
+        | Kind::Profile => None,
     }
 }
 

@@ -9,8 +9,10 @@
 //! Traffic  streams between all that may speak, and what became of them
 //! Kernel   what meshd wrote into one node's kernel, as the distribution's own tools print it
 //! service  Kubernetes services, as kube-proxy's rules
+//! Firewalld firewalld itself, on a bus of one node's own
 //! ```
 
+pub use firewalld::Firewalld;
 pub use kernel::{Kernel, Sessions};
 pub use mesh::{
     Encryption, Mesh, await_fact, await_settled, await_summary, lan, peer, programs,
@@ -18,6 +20,7 @@ pub use mesh::{
 };
 pub use traffic::{MOST_GAP, Traffic};
 
+mod firewalld;
 mod kernel;
 mod mesh;
 pub mod service;

@@ -111,7 +111,8 @@ fn uninstall(node: &Node, arguments: &str) -> (bool, String) {
 /// steps is open for long enough to be seen: what is seen is said, too.
 fn uninstall_slowly(node: &Node, arguments: &str) -> (bool, String) {
     let slowly = "strace -f -qq -o /dev/null -e trace=sendto,sendmsg -e inject=sendto,sendmsg:delay_enter=100000";
-    let watched = format!("{{ {OPEN} }} & {slowly} $0 uninstall {arguments}; done=$?; wait; (exit $done)");
+    let watched =
+        format!("{{ {OPEN} }} & {slowly} $0 uninstall {arguments}; done=$?; wait; (exit $done)");
     run_uninstall(node, &watched)
 }
 

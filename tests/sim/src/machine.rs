@@ -269,7 +269,11 @@ impl Machine {
                 && in_set(name, &|element| match element {
                     Element::Net(net) => net.contains(&address),
                     Element::Address(one) => *one == address,
-                    Element::Interface(_) | Element::InterfaceAddress(..) => false,
+                    Element::Interface(_)
+                    | Element::InterfaceAddress(..)
+                    | Element::Ports(..)
+                    | Element::AddressPort(..)
+                    | Element::InterfaceVerdict(..) => false,
                 })
         };
         let family = packet.family();
@@ -288,7 +292,12 @@ impl Machine {
                 sense,
                 in_set(name, &|element| match element {
                     Element::Interface(name) => Some(name.as_str()) == seen.oif,
-                    Element::Net(_) | Element::Address(_) | Element::InterfaceAddress(..) => false,
+                    Element::Net(_)
+                    | Element::Address(_)
+                    | Element::InterfaceAddress(..)
+                    | Element::Ports(..)
+                    | Element::AddressPort(..)
+                    | Element::InterfaceVerdict(..) => false,
                 }),
             ),
             Match::Family(of) => family == *of,
@@ -309,6 +318,11 @@ impl Machine {
             Match::IifSet(..)
             | Match::SourceOnInterface(..)
             | Match::Mark { .. }
+            | Match::Icmp(..)
+            | Match::Port(..)
+            | Match::PortSet(..)
+            | Match::AddressPort(..)
+            | Match::CtMark { .. }
             | Match::CtState(_)
             | Match::CtOriginalDestination(..)
             | Match::DestinationLocal

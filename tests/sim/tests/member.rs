@@ -183,7 +183,11 @@ fn knows(cluster: &Cluster, from: &NodeName, packet: &Packet) -> bool {
     let is_known = rows.elements.iter().any(|(_, element)| match element {
         Element::Net(net) => net.contains(&packet.destination),
         Element::Address(address) => *address == packet.destination,
-        Element::Interface(_) | Element::InterfaceAddress(..) => false,
+        Element::Interface(_)
+        | Element::InterfaceAddress(..)
+        | Element::Ports(..)
+        | Element::AddressPort(..)
+        | Element::InterfaceVerdict(..) => false,
     });
 
     is_up && is_known

@@ -76,6 +76,12 @@ const OF_THE_CALLER: [&str; 4] = [
     "MESHD_WIRE_SOCKET",
 ];
 
+/// A lab's host has a system bus of its own, or none; what runs there never speaks with the machine's.
+const SYSTEM_BUS: (&str, &str) = (
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    "unix:path=/run/meshd/system_bus_socket",
+);
+
 /// A program to be started.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -106,6 +112,7 @@ impl Program {
         }
         command
             .args(&self.arguments)
+            .env(SYSTEM_BUS.0, SYSTEM_BUS.1)
             .envs(self.environment.iter().cloned());
         command
     }

@@ -123,6 +123,8 @@ async fn plan(store: &dyn Store, mut documents: Vec<Document>) -> anyhow::Result
     if !errors.is_empty() {
         bail!(input::together(&errors));
     }
+    // A policy needs its tier.
+    steps.sort_by_key(|step| step.key.kind != Kind::Tier);
 
     Ok(steps)
 }
@@ -136,9 +138,8 @@ async fn existing(
         .iter()
         .map(|document| document.object.kind)
         .collect();
-    let neighbours = [Kind::IPPool, Kind::IPAMBlock, Kind::AddressClaim];
-    if neighbours.iter().any(|kind| kinds.contains(kind)) {
-        kinds.extend(neighbours);
+    for document in documents {
+        kinds.extend(manifest::neighbours(document.object.kind));
     }
     let mut existing = BTreeMap::new();
     for kind in kinds {

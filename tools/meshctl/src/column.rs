@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Display};
 use jiff::Timestamp;
 use model::{
     Kind, Object, Resource,
+    policy::{HostEndpoint, HostInterface, Policy},
     resource::{FelixConfiguration, IpPool, IpamBlock, Node},
 };
 use serde_json::Value;
@@ -66,6 +67,19 @@ fn columns(kind: Kind) -> impl Iterator<Item = &'static str> {
         Kind::Service => "NAME|TYPE|CLUSTER IP|PORTS|+SELECTOR|AGE",
         Kind::Pod => "NAME|STATUS|NODE|ADDRESSES|+LABELS|AGE",
         Kind::EndpointSlice => "NAME|ADDRESS TYPE|PORTS|ENDPOINTS|AGE",
+        Kind::Tier => "NAME|ORDER|DEFAULT ACTION|AGE",
+        Kind::NetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::KubernetesNetworkPolicy
+        | Kind::ClusterNetworkPolicy => "NAME|TIER|ORDER|SELECTOR|TYPES|+INGRESS|+EGRESS|AGE",
+        Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy => {
+            "NAME|TIER|ORDER|SELECTOR|TYPES|+INGRESS|+EGRESS|ACTION|AGE"
+        }
+        Kind::NetworkSet | Kind::GlobalNetworkSet => "NAME|NETS|+LABELS|AGE",
+        Kind::HostEndpoint => "NAME|NODE|INTERFACE|ADDRESSES|+PROFILES|+LABELS|AGE",
+        Kind::Profile => "NAME|INGRESS|EGRESS|+LABELS TO APPLY|AGE",
     };
 
     columns.split('|')
@@ -100,7 +114,20 @@ fn facts(resource: &Resource, object: &Object) -> Vec<String> {
             list(&endpoint.profiles),
             pairs(&endpoint.labels),
         ],
-        Resource::Opaque(_) => opaque_facts(object),
+        Resource::Tier(tier) => vec![order(tier.order), format!("{:?}", tier.default_action)],
+        Resource::Policy(policy) => policy_facts(policy),
+        Resource::NetworkSet(set) => vec![list(&set.nets), pairs(&set.labels)],
+        Resource::HostEndpoint(endpoint) => host_facts(endpoint),
+        Resource::Profile(profile) => vec![
+            profile.ingress.len().to_string(),
+            profile.egress.len().to_string(),
+            pairs(&profile.labels),
+        ],
+        Resource::Namespace(_)
+        | Resource::ServiceAccount(_)
+        | Resource::Service(_)
+        | Resource::EndpointSlice(_)
+        | Resource::Opaque(_) => opaque_facts(object),
     }
 }
 
@@ -203,6 +230,50 @@ fn settings_facts(settings: &FelixConfiguration) -> Vec<String> {
     ]
 }
 
+fn policy_facts(policy: &Policy) -> Vec<String> {
+    let types = [
+        ("Ingress", policy.types.ingress),
+        ("Egress", policy.types.egress),
+    ];
+    let mut cells = vec![
+        policy.tier.clone(),
+        order(policy.order),
+        policy.selector.to_string(),
+        list(
+            types
+                .iter()
+                .filter(|(_, applies)| *applies)
+                .map(|(name, _)| name),
+        ),
+        policy.ingress.len().to_string(),
+        policy.egress.len().to_string(),
+    ];
+    cells.extend(policy.staged.map(|action| format!("{action:?}")));
+
+    cells
+}
+
+fn host_facts(endpoint: &HostEndpoint) -> Vec<String> {
+    let interface = match &endpoint.interface {
+        HostInterface::Named(name) => name.to_string(),
+        HostInterface::All => "*".into(),
+        HostInterface::ByAddress => NOTHING.into(),
+    };
+
+    vec![
+        endpoint.node.to_string(),
+        interface,
+        list(&endpoint.expected_addresses),
+        list(&endpoint.profiles),
+        pairs(&endpoint.labels),
+    ]
+}
+
+/// Returns an order as Calico's tools write it: without one, a tier or a policy stands last.
+fn order(order: Option<f64>) -> String {
+    order.map_or_else(|| NOTHING.into(), |order| order.to_string())
+}
+
 /// Counts the fields that somebody set.
 fn fields(settings: &FelixConfiguration) -> usize {
     let typed = serde_json::to_value(settings).unwrap_or_default();
@@ -270,7 +341,19 @@ fn opaque_facts(object: &Object) -> Vec<String> {
         | Kind::FelixConfiguration
         | Kind::MeshConfiguration
         | Kind::KeyClaim
-        | Kind::AddressClaim => vec![labels],
+        | Kind::AddressClaim
+        | Kind::Tier
+        | Kind::NetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::KubernetesNetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy
+        | Kind::NetworkSet
+        | Kind::GlobalNetworkSet
+        | Kind::HostEndpoint
+        | Kind::Profile => vec![labels],
     }
 }
 
@@ -416,6 +499,41 @@ mod tests {
             row(&node, false, now()),
             ["n1", NOTHING, "192.0.2.1/24", "BwcHBwcH…", "3h"]
         );
+    }
+
+    #[test]
+    fn a_policy_shows_whom_it_is_for_and_when_it_is_asked() {
+        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{}]});
+        let mut policy = object(Kind::KubernetesNetworkPolicy, "p", spec);
+        policy.metadata.namespace = Some("shop".into());
+        assert_eq!(
+            row(&policy, false, now())[1..5],
+            [
+                "default",
+                "1000",
+                "(projectcalico.org/namespace == \"shop\" && projectcalico.org/orchestrator == \"k8s\" \
+                 && app == \"web\")",
+                "Ingress",
+            ]
+        );
+
+        let spec = json!({"stagedAction": "Delete"});
+        let staged = object(Kind::StagedGlobalNetworkPolicy, "p", spec);
+        assert_eq!(
+            row(&staged, false, now()),
+            [
+                "p",
+                "default",
+                NOTHING,
+                "all()",
+                "Ingress,Egress",
+                "Delete",
+                NOTHING
+            ]
+        );
+
+        let tier = object(Kind::Tier, "net", json!({"order": 2.5}));
+        assert_eq!(row(&tier, false, now()), ["net", "2.5", "Deny", NOTHING]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `meshctl describe`: one object in full, and what belongs to it.
 
-use std::{fmt::Write, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write, process::ExitCode};
 
 use jiff::Timestamp;
 use model::{
@@ -166,21 +166,32 @@ async fn belongings(
             )
         }
         Resource::IpamBlock(block) => section(text, "Addresses", holders(block)),
-        Resource::FelixConfiguration(settings) => section(
-            text,
-            "Unusable",
-            settings
-                .invalid
-                .iter()
-                .map(|(field, reason)| format!("{field}: {reason}")),
-        ),
+        Resource::FelixConfiguration(settings) => unusable(text, &settings.invalid),
+        Resource::Policy(policy) => unusable(text, &policy.invalid),
+        Resource::NetworkSet(set) => unusable(text, &set.invalid),
+        Resource::Profile(profile) => unusable(text, &profile.invalid),
         Resource::BlockAffinity(_)
         | Resource::MeshConfiguration(_)
         | Resource::KeyClaim(_)
         | Resource::AddressClaim(_)
         | Resource::WorkloadEndpoint(_)
+        | Resource::Namespace(_)
+        | Resource::ServiceAccount(_)
+        | Resource::Service(_)
+        | Resource::EndpointSlice(_)
+        | Resource::Tier(_)
+        | Resource::HostEndpoint(_)
         | Resource::Opaque(_) => Ok(()),
     }
+}
+
+/// Adds the fields that cannot be used, each with its reason.
+fn unusable(text: &mut String, invalid: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let fields = invalid
+        .iter()
+        .map(|(field, reason)| format!("{field}: {reason}"));
+
+    section(text, "Unusable", fields)
 }
 
 /// Reads every object of a kind that can be read.

@@ -11,6 +11,7 @@ mod get;
 mod input;
 mod lab;
 mod peers;
+mod policy;
 mod replay;
 mod selection;
 mod status;
@@ -44,6 +45,7 @@ enum Command {
     Delete(delete::Args),
     Describe(describe::Args),
     Config(config::Args),
+    Policy(policy::Args),
     Replay(replay::Args),
     Token(token::Args),
     Lab(lab::Args),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Describe(args) => wait_for(describe::run(args)),
         Command::Config(args) => wait_for(config::run(args)),
         Command::Token(args) => wait_for(token::run(args)),
+        Command::Policy(args) => policy::run(&args),
         Command::Replay(args) => replay::run(&args),
         // No runtime for these: entering namespaces is for a process with one thread.
         Command::Lab(args) => lab::run(args),

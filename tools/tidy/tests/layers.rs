@@ -9,7 +9,7 @@ const NO_SHORTCUT: &str = "the brain and the hands meet only in `meshd`";
 const NO_MESH: &str = "the tunnel is a product of its own and knows nothing of the mesh";
 
 /// Crates that only compute.
-const PURE: [&str; 4] = ["model", "cni-ipam", "meshd-core", "wire-core"];
+const PURE: [&str; 5] = ["model", "cni-ipam", "policy", "meshd-core", "wire-core"];
 
 #[test]
 fn pure_crates_have_no_runtime_and_no_kernel() {
@@ -34,6 +34,24 @@ fn the_words_depend_on_nothing_of_ours() {
         "wire-core",
     ] {
         forbid("model", other, "the words come first");
+    }
+}
+
+#[test]
+fn what_policy_means_is_said_in_our_words_alone() {
+    for other in [
+        "keyring",
+        "cni-ipam",
+        "meshd-core",
+        "store",
+        "dataplane",
+        "wire-core",
+    ] {
+        forbid(
+            "policy",
+            other,
+            "an oracle shares nothing with what it judges",
+        );
     }
 }
 

@@ -134,6 +134,7 @@ fn what_the_documents_link_to_exists() {
         "README.md",
         "docs/architecture.md",
         "docs/operating.md",
+        "docs/policy-test.md",
         "docs/glossary.md",
     ] {
         let page = root().join(name);

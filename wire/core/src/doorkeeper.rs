@@ -91,8 +91,8 @@ impl Doorkeeper {
         self.gauge.force(under_load);
     }
 
-    /// The message admitted last was authentic, and from here: it is no load, and while there is load, forged sources do
-    /// not spend the cookies of this one.
+    /// The message admitted last was authentic, and from here: it is no load, and while there is load, forged sources
+    /// do not spend the cookies of this one.
     pub fn remember(&mut self, source: IpAddr) {
         self.gauge.forgive();
         self.budget.remember(source);

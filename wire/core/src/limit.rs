@@ -37,8 +37,8 @@ pub(crate) const YIELD: Duration = Duration::from_secs(10);
 
 /// A peer's initiations that come closer together than this are ignored: 50 a second.
 pub(crate) const INITIATION_INTERVAL: Duration = Duration::from_millis(20);
-/// Greetings (the initiations to new peers) leave at this distance, 500 a second: packets have the rest of the core that
-/// computes them.
+/// Greetings (the initiations to new peers) leave at this distance, 500 a second: packets have the
+/// rest of the core that computes them.
 pub(crate) const GREETING_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Age at which the cookie secret is replaced.

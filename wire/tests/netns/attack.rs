@@ -26,8 +26,8 @@ use crate::wait::{PATIENCE, until};
 const MIB: usize = 1 << 20;
 /// Datagrams a second: many times what makes a load, and what a loaded machine still makes.
 const RATE: u32 = 20_000;
-/// How often a peer begins anew until the load that its initiation meets was one: a machine without time to spare floods
-/// in gusts.
+/// How often a peer begins anew until its initiation met a load: a machine without time to spare
+/// floods in gusts.
 const ATTEMPTS: usize = 10;
 /// How many thousandths of a second of the flood wait for a WireGuard that was stopped.
 const BACKLOG: u32 = 50;
@@ -224,7 +224,8 @@ fn comes_through(a: Make, b: Make, sources: Sources, attempts: usize) -> bool {
         let (a, b) = (&siege.a.namespace, &siege.b.namespace);
         for _ in 0..attempts {
             if siege.b.make == Make::WireguardGo {
-                // It takes itself to be under load for a second once its queue was long, which a fast machine never sees.
+                // It takes itself to be under load for a second once its queue was long, which a
+                // fast machine never sees.
                 siege.b.tunnel.stopped(|| beats.pass(BACKLOG));
             }
             siege.begin_anew();

@@ -1,5 +1,7 @@
 //! `meshwire IFNAME`, as `wg-quick` and people start it.
 
+use std::net::UdpSocket;
+
 use crate::command::{attempt, run};
 use crate::namespace::{Namespace, unique};
 use crate::tunnel::socket;
@@ -108,6 +110,25 @@ fn idle_it_is_small() {
         .unwrap();
     let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib <= 15 << 10, "{kib} KiB");
+    namespace.ip(&format!("link del {name}"));
+    until("the daemon ends", || ended(&namespace, &name));
+}
+
+#[test]
+fn a_device_whose_port_is_taken_says_that_it_has_none_and_takes_it_when_it_is_free() {
+    let (namespace, name) = (Namespace::new(), unique("mw"));
+    let other = namespace.inside(|| UdpSocket::bind("0.0.0.0:6100").unwrap());
+    daemon(&namespace, &name).unwrap();
+    let port = || run(&format!("wg show {name} listen-port"));
+    run(&format!("wg set {name} listen-port 6100"));
+    namespace.ip(&format!("link set {name} up"));
+    until("it could not listen", || port().trim() == "0");
+    let refusal = attempt(&format!("wg set {name} listen-port 6100"), "").unwrap_err();
+    assert!(refusal.contains("Address already in use"), "{refusal}");
+
+    drop(other);
+    run(&format!("wg set {name} listen-port 6100"));
+    assert_eq!(port().trim(), "6100");
     namespace.ip(&format!("link del {name}"));
     until("the daemon ends", || ended(&namespace, &name));
 }

@@ -290,7 +290,7 @@ async fn the_server_keeps_nothing_that_a_token_could_be_made_from() {
     let token = served.token(None, false).await;
     let text = token.reveal();
     let secret = text.split('.').nth(2).unwrap().to_owned();
-    let directory = served.stop().await;
+    let directory = served.stop_and_close().await;
 
     let mut read = 0;
     for entry in fs::read_dir(directory.path()).unwrap() {

@@ -48,7 +48,19 @@ fn of_node(node: &NodeName, before: Option<&Object>, after: Option<&Object>) -> 
         | Kind::ServiceAccount
         | Kind::Service
         | Kind::Pod
-        | Kind::EndpointSlice => false,
+        | Kind::EndpointSlice
+        | Kind::Tier
+        | Kind::NetworkPolicy
+        | Kind::GlobalNetworkPolicy
+        | Kind::KubernetesNetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::StagedNetworkPolicy
+        | Kind::StagedGlobalNetworkPolicy
+        | Kind::StagedKubernetesNetworkPolicy
+        | Kind::NetworkSet
+        | Kind::GlobalNetworkSet
+        | Kind::HostEndpoint
+        | Kind::Profile => false,
     };
     promise(is_own, || format!("{name} changed {before:?} to {after:?}"))
 }

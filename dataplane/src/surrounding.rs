@@ -1,0 +1,282 @@
+//! Other programs' policy routing and network managers, as far as they concern us.
+//!
+//! ```text
+//! the plan ──▶ ways: an address of each peer's, and where its packets should go
+//! each way ──▶ RTM_GETROUTE, by the mark, source and device that the packets have ──▶ where they do go
+//! what differs, and a rule of others' that stands before ours and fits ──▶ a detour
+//! ```
+//!
+//! The kernel is asked rather than the rules evaluated: rules only tell who it was. Nothing here changes
+//! anything, and nothing is sent.
+//!
+//! Not seen: what eBPF programs or nftables' marks do to single packets; ways beyond the first
+//! [`SAMPLE`] of each kind; rules that depend on ports or users.
+
+mod daemon;
+mod probe;
+mod route;
+mod rule;
+
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
+
+use ipnet::{IpNet, Ipv4Net};
+use model::{
+    Family, InterfaceName, Plan,
+    conflict::{Detour, ForeignRule, Surroundings, Taken, Traffic},
+    constant::{ROUTE_PROTOCOL, SOURCE_TABLE, TUNNEL_MARK, TUNNEL_TABLE},
+    plan::{RouteKey, RouteVia},
+};
+
+use self::{
+    probe::{Answer, answer},
+    rule::{Action, Rule},
+};
+use crate::{
+    link::{Link, Links},
+    netlink::{NetlinkError, Socket},
+};
+
+/// How many ways of each kind are asked for.
+const SAMPLE: usize = 256;
+
+/// The routing table that every machine uses (`RT_TABLE_MAIN`).
+const MAIN_TABLE: u32 = 254;
+
+/// Kinds of links that carry packets inside others.
+const TUNNELS: [&str; 2] = ["wireguard", "tun"];
+
+/// A way that packets of ours should take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    traffic: Traffic,
+    /// Whose packets: a pod's, with its interface; none for the machine's own.
+    from: Option<(IpAddr, Option<InterfaceName>)>,
+    to: IpAddr,
+    mark: u32,
+    planned: Option<InterfaceName>,
+}
+
+/// The ways of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ways {
+    ways: Vec<Way>,
+    tunnels: BTreeSet<InterfaceName>,
+}
+
+impl Ways {
+    /// Takes the ways from a plan: costs as much as the sample, whatever the plan's size.
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let sources = Family::BOTH.map(|family| source(plan, family));
+        let source = |family: Family| match family {
+            Family::V4 => sources[0].clone(),
+            Family::V6 => sources[1].clone(),
+        };
+        let mut ways = Vec::new();
+        for (key, device) in through_tunnels(plan, TUNNEL_TABLE) {
+            let from = source(Family::of_net(&key.destination)).map(Some);
+            ways.extend(from.into_iter().chain([None]).map(|from| Way {
+                traffic: Traffic::ToPods,
+                from,
+                to: key.destination.network(),
+                mark: 0,
+                planned: Some(device.clone()),
+            }));
+        }
+        for (key, device) in through_tunnels(plan, SOURCE_TABLE) {
+            let from = source(Family::of_net(&key.destination));
+            ways.extend(from.map(|from| Way {
+                traffic: Traffic::ToMembers,
+                from: Some(from),
+                to: key.destination.network(),
+                mark: 0,
+                planned: Some(device.clone()),
+            }));
+        }
+        let peers = plan.peers.rows().values().take(SAMPLE);
+        ways.extend(peers.map(|peer| Way {
+            traffic: Traffic::Tunnel,
+            from: None,
+            to: peer.endpoint.ip(),
+            mark: TUNNEL_MARK,
+            planned: None,
+        }));
+
+        Self {
+            ways,
+            tunnels: plan.tunnels.rows().keys().cloned().collect(),
+        }
+    }
+}
+
+/// Returns whose packets stand for all pods': a pod's, or the tunnel address.
+fn source(plan: &Plan, family: Family) -> Option<(IpAddr, Option<InterfaceName>)> {
+    let of_family = |net: &&IpNet| Family::of_net(net) == family;
+    let mut pods = plan.pods.rows().values();
+    let pod = pods.find_map(|pod| {
+        let address = pod.addresses.iter().find(of_family)?;
+        Some((address.addr(), Some(pod.host.clone())))
+    });
+
+    pod.or_else(|| {
+        let mut addresses = plan.addresses.rows().keys();
+        let (_, address) = addresses.find(|(_, net)| of_family(&net))?;
+
+        Some((address.addr(), None))
+    })
+}
+
+/// Returns the first routes of a table that lead into tunnels.
+fn through_tunnels(plan: &Plan, table: u32) -> Vec<(&RouteKey, &InterfaceName)> {
+    let first = RouteKey {
+        table,
+        destination: Ipv4Net::default().into(),
+        metric: 0,
+    };
+    let routes = plan.routes.rows().range(first..);
+    let routes = routes.take_while(|(key, _)| key.table == table);
+
+    routes
+        .filter_map(|(key, route)| match &route.via {
+            RouteVia::Device(device) => Some((key, device)),
+            RouteVia::Gateway(_)
+            | RouteVia::Unreachable
+            | RouteVia::Blackhole
+            | RouteVia::Throw => None,
+        })
+        .take(SAMPLE)
+        .collect()
+}
+
+/// Looks at the machine. `root` is where its files are.
+pub(crate) fn examine(
+    socket: &mut Socket,
+    ways: &Ways,
+    root: &Path,
+) -> Result<Surroundings, NetlinkError> {
+    if ways.tunnels.is_empty() {
+        return Ok(Surroundings::default());
+    }
+    let links = Links::list(socket)?;
+    let mut found = Surroundings {
+        managers: daemon::find(root),
+        ..Surroundings::default()
+    };
+    for family in Family::BOTH {
+        let rules = rule::list(socket, family)?;
+        let others = rules.iter().filter(|rule| rule.protocol != ROUTE_PROTOCOL);
+        let marks = others.filter(|rule| rule.looks_for(TUNNEL_MARK));
+        found.marks.extend(marks.map(Rule::to_string));
+        for table in [TUNNEL_TABLE, SOURCE_TABLE] {
+            found
+                .routes
+                .extend(route::list(socket, family, table, &links)?);
+        }
+        // A new rule alone may be an expected one whose like is looked for below.
+        if rules
+            .iter()
+            .all(|rule| rule.is_kernels() || rule.protocol == ROUTE_PROTOCOL)
+        {
+            continue;
+        }
+        let mine = ways.ways.iter().filter(|way| Family::of(way.to) == family);
+        for way in mine {
+            let detour = detour(socket, way, &rules, &links, &ways.tunnels)?;
+            note(&mut found.detours, detour);
+        }
+    }
+
+    Ok(found)
+}
+
+/// Keeps one example of a kind.
+fn note(detours: &mut BTreeSet<Detour>, detour: Option<Detour>) {
+    let Some(detour) = detour else {
+        return;
+    };
+    let is_alike = |other: &Detour| {
+        (other.traffic, &other.taken, &other.rule) == (detour.traffic, &detour.taken, &detour.rule)
+    };
+    if !detours.iter().any(is_alike) {
+        detours.insert(detour);
+    }
+}
+
+/// Asks for a way, and finds the rule of others' by which it is another than planned.
+fn detour(
+    socket: &mut Socket,
+    way: &Way,
+    rules: &[Rule],
+    links: &Links,
+    tunnels: &BTreeSet<InterfaceName>,
+) -> Result<Option<Detour>, NetlinkError> {
+    let iif = way.from.as_ref().and_then(|(_, device)| device.as_ref());
+    let index = iif.and_then(|device| Some(links.by_name(device)?.index));
+    let Some(answer) = answer(socket, way, index)? else {
+        return Ok(None);
+    };
+    let taken = match &answer {
+        Answer::Refused => Taken::Refused,
+        Answer::Route { device, table } => {
+            let Some(link) = links.by_index(*device) else {
+                return Ok(None);
+            };
+            if is_as_planned(way, link, tunnels) {
+                return Ok(None);
+            }
+            Taken::Device(link.name.clone(), *table)
+        }
+    };
+    let culprit = before_ours(way, rules).find(|rule| rule.takes(way) && leads(rule, &answer));
+
+    Ok(culprit.map(|rule| Detour {
+        traffic: way.traffic,
+        example: way.to,
+        planned: way.planned.clone(),
+        taken,
+        rule: ForeignRule {
+            priority: rule.priority,
+            text: rule.to_string(),
+        },
+    }))
+}
+
+fn is_as_planned(way: &Way, link: &Link, tunnels: &BTreeSet<InterfaceName>) -> bool {
+    match &way.planned {
+        Some(device) => link.name == *device,
+        None => {
+            let is_tunnel = link
+                .kind
+                .as_deref()
+                .is_some_and(|kind| TUNNELS.contains(&kind));
+
+            !is_tunnel && !tunnels.contains(&link.name)
+        }
+    }
+}
+
+/// Returns others' rules that are asked before the one that should decide; none where that one is missing.
+fn before_ours<'a>(way: &Way, rules: &'a [Rule]) -> impl Iterator<Item = &'a Rule> {
+    let table = match way.traffic {
+        Traffic::ToPods => TUNNEL_TABLE,
+        Traffic::ToMembers => SOURCE_TABLE,
+        Traffic::Tunnel => MAIN_TABLE,
+    };
+    let decides = |rule: &Rule| {
+        let is_right = rule.protocol == ROUTE_PROTOCOL || table == MAIN_TABLE && rule.is_kernels();
+        is_right && rule.action == Action::Lookup(table)
+    };
+    let end = rules.iter().position(decides).unwrap_or(0);
+    let others = rules[..end].iter();
+
+    others.filter(|rule| rule.protocol != ROUTE_PROTOCOL && !rule.is_kernels())
+}
+
+/// Returns whether a rule can have led to an answer.
+fn leads(rule: &Rule, answer: &Answer) -> bool {
+    match (&rule.action, answer) {
+        (Action::Lookup(table), Answer::Route { table: found, .. }) => table == found,
+        (Action::Refuse(_), Answer::Refused) => true,
+        (Action::Lookup(_), Answer::Refused)
+        | (Action::Refuse(_) | Action::Other, Answer::Route { .. } | Answer::Refused) => false,
+    }
+}

@@ -1,0 +1,177 @@
+//! Policy as a ruleset of nftables: what a node's kernel must hold so that it does what [`evaluate`](crate::evaluate)
+//! says.
+//!
+//! ```text
+//! base chain ──established──▶ accept
+//!     │ one lookup: interface ──▶ group chain
+//!     ▼                             │ jump        jump
+//! drop, or on                       ├──▶ policy chain ──▶ accept, drop, log, Pass
+//!                                   │      rules speak of sets: selectors, networks, services, ports
+//!                                   ├──▶ … tier by tier, each with its end
+//!                                   ├──▶ profile chain
+//!                                   ▼
+//!                                 drop
+//! ```
+//!
+//! `accept` ends one base chain, and each question has one of its own: sender, receiver, host before and behind them.
+//! So no mark says "allowed"; a mark says only what must outlive its chain (`Pass`, and what a host let in early).
+//!
+//! Endpoints of which the same is asked share a group chain, named by its content. A policy has one chain for all
+//! groups, and a set has the name of what it stands for: a pod that comes or goes is elements, a policy that changes
+//! is its chain.
+//!
+//! This is the batch: obvious, and a pure function of its [`Scene`]. Whatever computes the same from one change to
+//! the next is compared with it.
+//!
+//! **Invariants:** no I/O, no clock; order of the scene's lists does not matter. What cannot be compiled, or is too
+//! large, denies what it selects and is named in [`Compiled::refused`]; everything else stays in force.
+
+mod base;
+mod group;
+mod host;
+mod name;
+mod option;
+mod rule;
+mod scene;
+mod set;
+mod verdict;
+mod workload;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::{
+    ObjectKey,
+    nft::{Chain, ChainKey, Element, Match, SetKey, SetKind, Statement},
+};
+
+use self::{group::Tiers, verdict::Verdicts};
+pub use self::{
+    option::{EndpointToHost, Failsafe, Limits, LogGroups, Options, Overlay},
+    scene::{Host, Member, Scene, Workload},
+};
+
+/// A node's policy as rows of the plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Sets and maps.
+    pub sets: BTreeMap<SetKey, SetKind>,
+    /// What is in them.
+    pub elements: BTreeSet<(SetKey, Element)>,
+    /// Chains.
+    pub chains: BTreeMap<ChainKey, Chain>,
+}
+
+/// A node's policy, and what of it could not be compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compiled {
+    /// The rows.
+    pub rows: Ruleset,
+    /// Policies and profiles that deny what they select, because they cannot be compiled.
+    pub refused: BTreeMap<ObjectKey, Refusal>,
+}
+
+/// Why a policy cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Refusal {
+    /// A rule names ICMP types without a protocol that has them.
+    #[error("a rule speaks of ICMP types without the protocol ICMP or ICMPv6")]
+    IcmpWithoutProtocol,
+    /// A rule names numbers of ports without a protocol that has them.
+    #[error("a rule speaks of port numbers without the protocol TCP, UDP or SCTP")]
+    PortWithoutProtocol,
+    /// It becomes more rules of the kernel than it may.
+    #[error("it would become more than {most} rules of the kernel")]
+    TooManyRules {
+        /// How many it may be.
+        most: usize,
+    },
+    /// One of its selectors selects more than a set may hold.
+    #[error("one of its sets would have {found} elements; {most} are allowed")]
+    TooManyElements {
+        /// How many there would be.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
+}
+
+/// Compiles a node's policy.
+pub fn compile(scene: &Scene) -> Compiled {
+    let tiers = Tiers::new(scene);
+    let mut verdicts = Verdicts::new(scene);
+    let mut rows = Ruleset::default();
+    workload::write(scene, &tiers, &mut verdicts, &mut rows);
+    host::write(scene, &tiers, &mut verdicts, &mut rows);
+
+    let (chains, sets, refused) = verdicts.into_rows();
+    rows.chains.extend(chains);
+    sets.write(&mut rows);
+
+    Compiled { rows, refused }
+}
+
+impl Ruleset {
+    /// Returns the names of the sets that rules speak of.
+    fn spoken_of(&self) -> BTreeSet<String> {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+
+        rules
+            .flat_map(|rule| {
+                let in_matches = rule.matches.iter().filter_map(set_of);
+                let in_statement = match &rule.statement {
+                    Statement::InputVerdict(map) | Statement::OutputVerdict(map) => Some(map),
+                    Statement::Accept
+                    | Statement::Drop
+                    | Statement::Return
+                    | Statement::Jump(_)
+                    | Statement::Goto(_)
+                    | Statement::AcceptUntracked
+                    | Statement::Log(_)
+                    | Statement::LogAndDrop(_)
+                    | Statement::Snat(_)
+                    | Statement::Masquerade
+                    | Statement::SetMark { .. }
+                    | Statement::Continue => None,
+                };
+
+                in_matches.chain(in_statement).cloned()
+            })
+            .collect()
+    }
+}
+
+/// Returns the set that a condition looks into.
+const fn set_of(condition: &Match) -> Option<&String> {
+    match condition {
+        Match::IifSet(_, set)
+        | Match::OifSet(_, set)
+        | Match::Source(_, _, set)
+        | Match::Destination(_, _, set)
+        | Match::SourceOnInterface(_, _, set)
+        | Match::PortSet(_, _, set)
+        | Match::AddressPort(_, _, _, set)
+        | Match::CtOriginalDestination(_, _, set) => Some(set),
+        Match::Iif(..)
+        | Match::IifPrefix(..)
+        | Match::Oif(..)
+        | Match::OifPrefix(..)
+        | Match::Family(_)
+        | Match::SourceNet(..)
+        | Match::DestinationNet(..)
+        | Match::Protocol(..)
+        | Match::DestinationPort(_)
+        | Match::Icmpv6Type(_)
+        | Match::Icmp(..)
+        | Match::Port(..)
+        | Match::Mark { .. }
+        | Match::CtMark { .. }
+        | Match::CtState(_)
+        | Match::CtReply
+        | Match::CtDnat
+        | Match::DestinationLocal
+        | Match::SourceLocal => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

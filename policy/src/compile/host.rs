@@ -1,0 +1,287 @@
+//! Host endpoints: what a host sends, gets and forwards.
+//!
+//! ```text
+//! prerouting  -299 host_untracked_in    doNotTrack
+//!             -150 host_before_nat      preDNAT
+//! forward       -4 host_forward_in      applyOnForward, before the pods' policy
+//!               -1 host_forward_out     applyOnForward, behind it
+//! input         -1 host_in              normal policy, failsafe ports first
+//! output      -300 host_untracked_out   doNotTrack
+//!               -1 host_out             normal policy, failsafe ports first
+//! postrouting -150 host_translated      the same for what destination NAT has sent elsewhere: only here its
+//!                                       output interface is the right one
+//! ```
+//!
+//! An interface without an entry is asked what every interface is asked, if there is such an endpoint (`*`). What
+//! comes from pods to the host is theirs to be asked about, and what the host sends to its pods nobody's.
+
+use model::{
+    constant::ADMITTED_MARK,
+    nft::{End, HookPoint, Match, Rule, Sense, Statement, Verdict},
+    policy::{Direction, Protocol, Stage},
+};
+
+use super::{
+    Failsafe, Ruleset, Scene,
+    base::{Base, Entries, from_pod, invalid, to_pod},
+    group::{Asked, Point, Tiers, group},
+    scene::Host,
+    verdict::{self, Verdicts},
+};
+
+/// Behind the check of pods' source addresses (-300), before connection tracking (-200).
+const UNTRACKED_IN: i32 = -299;
+/// Before connection tracking.
+const UNTRACKED_OUT: i32 = -300;
+/// Behind connection tracking, before destination NAT (-100).
+const MANGLE: i32 = -150;
+/// Around the pods' chains, in front of the filters of others.
+const BEFORE_PODS: i32 = -4;
+const BEHIND_PODS: i32 = -1;
+
+/// Where a host's packet is asked about of which destination NAT has changed the way.
+const TRANSLATED: &str = "host_out_translated";
+
+/// What hosts are asked about at one hook.
+struct Question {
+    point: Point,
+    direction: Direction,
+}
+
+/// The verdicts of a question: of interfaces, and of all others.
+#[derive(Clone)]
+struct Answers {
+    entries: Entries,
+    other: Option<Verdict>,
+}
+
+/// Writes the chains of the node's own interfaces; none where no host endpoint is there.
+pub(super) fn write(
+    scene: &Scene,
+    tiers: &Tiers<'_>,
+    verdicts: &mut Verdicts<'_>,
+    rows: &mut Ruleset,
+) {
+    if scene.hosts.is_empty() {
+        return;
+    }
+    let mut answers =
+        |point, direction| Question { point, direction }.answers(scene, tiers, verdicts);
+    let untracked_in = answers(Point::Untracked, Direction::Ingress);
+    let untracked_out = answers(Point::Untracked, Direction::Egress);
+    let before_nat = answers(Point::PreDnat, Direction::Ingress);
+    let forward_in = answers(Point::Forward, Direction::Ingress);
+    let forward_out = answers(Point::Forward, Direction::Egress);
+    let ingress = answers(Point::Normal, Direction::Ingress);
+    let egress = answers(Point::Normal, Direction::Egress);
+    let admits = scene
+        .policies
+        .iter()
+        .any(|policy| policy.stage != Stage::Normal);
+
+    if admits {
+        early(untracked_in, untracked_out, before_nat, rows);
+    }
+    forward(forward_in, forward_out, admits, rows);
+    local(scene, ingress, egress, admits, rows);
+}
+
+/// Writes the chains before tracking and before translation.
+fn early(untracked_in: Answers, untracked_out: Answers, before_nat: Answers, rows: &mut Ruleset) {
+    let clean = || verdict::clear(ADMITTED_MARK, "nobody has let it in yet");
+
+    let base = Base::new("host_untracked_in", HookPoint::Prerouting, UNTRACKED_IN);
+    untracked_in.by_input(base.rules([clean()]), rows);
+    let base = Base::new("host_untracked_out", HookPoint::Output, UNTRACKED_OUT);
+    untracked_out.by_output(base.rules([clean()]), rows);
+    let base = Base::new("host_before_nat", HookPoint::Prerouting, MANGLE)
+        .established()
+        .admitted(true);
+    before_nat.by_input(base, rows);
+}
+
+/// Writes the chains around those of the pods.
+fn forward(inward: Answers, outward: Answers, admits: bool, rows: &mut Ruleset) {
+    let base = Base::new("host_forward_in", HookPoint::Forward, BEFORE_PODS)
+        .established()
+        .admitted(admits);
+    inward.by_input(base, rows);
+    let base = Base::new("host_forward_out", HookPoint::Forward, BEHIND_PODS).established();
+    outward.by_output(base, rows);
+}
+
+/// Writes the chains of what the host itself sends and gets.
+fn local(scene: &Scene, ingress: Answers, egress: Answers, admits: bool, rows: &mut Ruleset) {
+    let base = Base::new("host_in", HookPoint::Input, BEHIND_PODS)
+        .established()
+        .admitted(admits)
+        .rule(
+            vec![from_pod(Sense::Is)],
+            Statement::Accept,
+            "a pod's, and asked about",
+        )
+        .rules(tunnels(scene));
+    ingress.by_input(base, rows);
+
+    let outward = |base: Base| {
+        base.admitted(admits)
+            .rule(
+                vec![to_pod(Sense::Is)],
+                Statement::Accept,
+                "for a pod of the host's own",
+            )
+            .rules(tunnels(scene))
+    };
+    let base = Base::new("host_out", HookPoint::Output, BEHIND_PODS)
+        .established()
+        .rule(
+            vec![Match::CtDnat],
+            Statement::Accept,
+            "its way is not known yet",
+        );
+    egress.clone().by_output(outward(base), rows);
+    Base::new("host_translated", HookPoint::Postrouting, MANGLE)
+        .established()
+        .rule(
+            vec![Match::CtDnat, Match::SourceLocal],
+            Statement::Goto(TRANSLATED.to_owned()),
+            "its way is known now",
+        )
+        .write(rows);
+    egress.by_output(outward(Base::without_hook(TRANSLATED)), rows);
+}
+
+impl Question {
+    fn answers(&self, scene: &Scene, tiers: &Tiers<'_>, verdicts: &mut Verdicts<'_>) -> Answers {
+        let mut answers = Answers {
+            entries: Vec::new(),
+            other: None,
+        };
+        for host in &scene.hosts {
+            let verdict = self.ask(host, scene, tiers, verdicts);
+            match &host.interface {
+                Some(interface) => answers.entries.push((interface.clone(), verdict)),
+                None => answers.other = Some(verdict),
+            }
+        }
+
+        answers
+    }
+
+    fn ask(
+        &self,
+        host: &Host,
+        scene: &Scene,
+        tiers: &Tiers<'_>,
+        verdicts: &mut Verdicts<'_>,
+    ) -> Verdict {
+        let asked = Asked {
+            point: self.point,
+            direction: self.direction,
+            labels: &host.labels,
+            profiles: &host.profiles,
+        };
+        let is_asked = match self.point {
+            // doNotTrack holds for interfaces with an endpoint of their own.
+            Point::Untracked => host.interface.is_some() && tiers.any(&asked),
+            Point::PreDnat => tiers.any(&asked),
+            Point::Normal | Point::Forward => true,
+        };
+        if !is_asked {
+            return Verdict::Accept;
+        }
+
+        Verdict::Goto(group(
+            &asked,
+            self.head(scene, verdicts),
+            tiers,
+            scene,
+            verdicts,
+        ))
+    }
+
+    /// Returns what is decided before policy is asked.
+    fn head(&self, scene: &Scene, verdicts: &Verdicts<'_>) -> Vec<Rule> {
+        let options = &scene.options;
+        let mut rules = Vec::new();
+        if options.drops_invalid && self.point != Point::Untracked {
+            rules.push(Rule {
+                matches: vec![invalid()],
+                ..verdicts.denial(self.direction, "of no connection".to_owned())
+            });
+        }
+        let (own, answered) = match self.direction {
+            Direction::Ingress => (&options.failsafe_inbound, &options.failsafe_outbound),
+            Direction::Egress => (&options.failsafe_outbound, &options.failsafe_inbound),
+        };
+        match self.point {
+            Point::Forward => {}
+            Point::Normal | Point::PreDnat => {
+                rules.extend(failsafes(own, self.direction, End::Destination));
+            }
+            Point::Untracked => {
+                rules.extend(failsafes(own, self.direction, End::Destination));
+                // Connections are not known yet: an answer is known by its port.
+                rules.extend(failsafes(answered, self.direction, End::Source));
+            }
+        }
+
+        rules
+    }
+}
+
+impl Answers {
+    fn by_input(self, base: Base, rows: &mut Ruleset) {
+        let base = base.by_input(self.entries, rows);
+        with_other(base, self.other).write(rows);
+    }
+
+    fn by_output(self, base: Base, rows: &mut Ruleset) {
+        let base = base.by_output(self.entries, rows);
+        with_other(base, self.other).write(rows);
+    }
+}
+
+fn with_other(base: Base, other: Option<Verdict>) -> Base {
+    match other {
+        Some(Verdict::Goto(chain)) => base.rule(
+            Vec::new(),
+            Statement::Goto(chain),
+            "every other interface's",
+        ),
+        Some(Verdict::Accept | Verdict::Drop | Verdict::Jump(_)) | None => base,
+    }
+}
+
+/// Returns the rules for the tunnels' own packets.
+fn tunnels(scene: &Scene) -> Vec<Rule> {
+    let ports = scene.options.tunnel_ports.iter();
+
+    ports
+        .map(|port| {
+            let matches = vec![
+                Match::Protocol(Sense::Is, Protocol::UDP.0),
+                Match::Port(End::Destination, Sense::Is, *port, *port),
+            ];
+
+            verdict::plain(matches, Statement::Accept, "a tunnel's own")
+        })
+        .collect()
+}
+
+fn failsafes(list: &[Failsafe], direction: Direction, end: End) -> Vec<Rule> {
+    list.iter()
+        .map(|failsafe| {
+            let mut matches = vec![
+                Match::Protocol(Sense::Is, failsafe.protocol.0),
+                Match::Port(end, Sense::Is, failsafe.port, failsafe.port),
+            ];
+            matches.extend(failsafe.net.map(|net| match direction {
+                Direction::Ingress => Match::SourceNet(Sense::Is, net.trunc()),
+                Direction::Egress => Match::DestinationNet(Sense::Is, net.trunc()),
+            }));
+
+            verdict::counted(matches, Statement::Accept, "failsafe port".to_owned())
+        })
+        .collect()
+}

@@ -1,0 +1,360 @@
+//! One rule of a policy as rules of the kernel.
+//!
+//! ```text
+//! rule ──▶ per family ──▶ per alternative of the source's and of the destination's ports ──▶ conditions, statement
+//! ```
+//!
+//! The kernel's rules hold where all their conditions hold. What a policy says with "or" inside one criterion is a
+//! set; only a number *or* a name of a port needs two rules.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use model::{
+    Family,
+    nft::{End, Match, Sense},
+    policy::{Action, PortMatch, Protocol, Rule, Side},
+};
+
+use super::{
+    Refusal,
+    set::{Named, Sets},
+};
+
+/// Conditions that must all hold.
+type Conditions = Vec<Match>;
+
+/// Protocols that have ports.
+const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
+
+/// Returns the alternatives under which a rule matches; none where no packet can.
+pub(super) fn alternatives(rule: &Rule, sets: &mut Sets<'_>) -> Result<Vec<Conditions>, Refusal> {
+    if rule.http && rule.action == Action::Allow {
+        return Ok(Vec::new());
+    }
+    let transport = transport(rule)?;
+    let mut found = Vec::new();
+    for family in families(rule) {
+        let mut head = Vec::new();
+        if let Some(family) = family {
+            head.push(Match::Family(family));
+        }
+        head.extend(transport.iter().cloned());
+        let sources = side(rule, &rule.source, End::Source, family, sets)?;
+        let destinations = side(rule, &rule.destination, End::Destination, family, sets)?;
+        for source in &sources {
+            for destination in &destinations {
+                found.push([&head[..], source, destination].concat());
+            }
+        }
+    }
+
+    Ok(found)
+}
+
+/// Returns the families for which a rule is written: one rule for both where it speaks of no address.
+fn families(rule: &Rule) -> Vec<Option<Family>> {
+    let said = rule.family;
+    let implied = rule.protocol.and_then(Protocol::family);
+    let wanted: Vec<Family> = Family::BOTH
+        .into_iter()
+        .filter(|family| said.is_none_or(|said| said == *family))
+        .filter(|family| implied.is_none_or(|implied| implied == *family))
+        .collect();
+    if wanted.len() == Family::BOTH.len() && !is_about_addresses(rule) {
+        return vec![None];
+    }
+
+    wanted.into_iter().map(Some).collect()
+}
+
+fn is_about_addresses(rule: &Rule) -> bool {
+    [&rule.source, &rule.destination].into_iter().any(|side| {
+        let names =
+            |ports: &[PortMatch]| ports.iter().any(|port| matches!(port, PortMatch::Named(_)));
+
+        !side.nets.is_empty()
+            || !side.not_nets.is_empty()
+            || side.selector.is_some()
+            || side.not_selector.is_some()
+            || side.service.is_some()
+            || names(&side.ports)
+            || names(&side.not_ports)
+    })
+}
+
+/// Returns what a rule says of protocol and ICMP.
+fn transport(rule: &Rule) -> Result<Conditions, Refusal> {
+    let mut conditions = Vec::new();
+    if let Some(protocol) = rule.protocol {
+        conditions.push(Match::Protocol(Sense::Is, protocol.0));
+    }
+    if let Some(protocol) = rule.not_protocol {
+        conditions.push(Match::Protocol(Sense::Not, protocol.0));
+    }
+    let speaks_of_icmp = rule.icmp.is_some() || rule.not_icmp.is_some();
+    if speaks_of_icmp && rule.protocol.and_then(Protocol::family).is_none() {
+        return Err(Refusal::IcmpWithoutProtocol);
+    }
+    let icmp = [(Sense::Is, rule.icmp), (Sense::Not, rule.not_icmp)];
+    for (sense, icmp) in icmp {
+        conditions.extend(icmp.map(|icmp| Match::Icmp(sense, icmp.kind, icmp.code)));
+    }
+
+    Ok(conditions)
+}
+
+/// Returns the alternatives of one side in a family.
+fn side(
+    rule: &Rule,
+    side: &Side,
+    end: End,
+    family: Option<Family>,
+    sets: &mut Sets<'_>,
+) -> Result<Vec<Conditions>, Refusal> {
+    let mut both = Vec::new();
+    if let Some(family) = family {
+        let Some(conditions) = addresses(rule, side, end, family, sets)? else {
+            return Ok(Vec::new());
+        };
+        both = conditions;
+    }
+    let selected = match (&side.selector, family) {
+        (Some(selector), Some(family)) => {
+            vec![on_set(
+                end,
+                Sense::Is,
+                family,
+                sets.selector(selector, family)?,
+            )]
+        }
+        (Some(_) | None, Some(_) | None) => Vec::new(),
+    };
+    let positive = ports(rule, side, end, family, selected, sets)?;
+    let negative = not_ports(rule, side, end, family, sets)?;
+
+    let mut found = Vec::new();
+    for is in &positive {
+        for is_not in &negative {
+            found.push([&both[..], is, is_not].concat());
+        }
+    }
+
+    Ok(found)
+}
+
+/// Returns what a side says of addresses, but for its selector; `None` where nothing of the family can match.
+fn addresses(
+    rule: &Rule,
+    side: &Side,
+    end: End,
+    family: Family,
+    sets: &mut Sets<'_>,
+) -> Result<Option<Conditions>, Refusal> {
+    let mut conditions = Vec::new();
+    for (sense, nets) in [(Sense::Is, &side.nets), (Sense::Not, &side.not_nets)] {
+        if nets.is_empty() {
+            continue;
+        }
+        let ours: Vec<IpNet> = nets
+            .iter()
+            .copied()
+            .filter(|net| Family::of_net(net) == family)
+            .collect();
+        let excludes_all = sense == Sense::Not && ours.iter().any(|net| net.prefix_len() == 0);
+        if ours.is_empty() || excludes_all {
+            return Ok(None);
+        }
+        conditions.push(match *ours {
+            [net] => on_net(end, sense, net.trunc()),
+            _ => on_set(end, sense, family, sets.nets(&ours, family)?),
+        });
+    }
+    if let Some(selector) = &side.not_selector {
+        let set = sets.selector(selector, family)?;
+        conditions.push(on_set(end, Sense::Not, family, set));
+    }
+    if let Some(service) = &side.service {
+        if end == End::Destination && has_no_ports(rule) {
+            return Ok(None);
+        }
+        conditions.push(match end {
+            End::Source => on_set(end, Sense::Is, family, sets.sources(service, family)?),
+            End::Destination => {
+                Match::AddressPort(end, Sense::Is, family, sets.destinations(service, family)?)
+            }
+        });
+    }
+
+    Ok(Some(conditions))
+}
+
+/// Returns the alternatives of a side's ports: numbers, beside the selector, and names, which have the selector in
+/// them.
+fn ports(
+    rule: &Rule,
+    side: &Side,
+    end: End,
+    family: Option<Family>,
+    selected: Conditions,
+    sets: &mut Sets<'_>,
+) -> Result<Vec<Conditions>, Refusal> {
+    if side.ports.is_empty() {
+        return Ok(vec![selected]);
+    }
+    let number = numbers(rule, &side.ports, end, Sense::Is, sets)?;
+    if has_no_ports(rule) {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    if let Some(condition) = number {
+        found.push([selected, vec![condition]].concat());
+    }
+    if let Some(condition) = names(rule, side, &side.ports, end, Sense::Is, family, sets)? {
+        found.push(vec![condition]);
+    }
+
+    Ok(found)
+}
+
+/// Returns the alternatives under which a side's port is none of those that it must not be.
+fn not_ports(
+    rule: &Rule,
+    side: &Side,
+    end: End,
+    family: Option<Family>,
+    sets: &mut Sets<'_>,
+) -> Result<Vec<Conditions>, Refusal> {
+    let number = numbers(rule, &side.not_ports, end, Sense::Not, sets)?;
+    let number: Conditions = number.into_iter().collect();
+    if has_no_ports(rule) {
+        return Ok(vec![number]);
+    }
+    let Some(name) = names(rule, side, &side.not_ports, end, Sense::Not, family, sets)? else {
+        return Ok(vec![number]);
+    };
+    let mut found = vec![[number, vec![name]].concat()];
+    if rule.protocol.is_none() {
+        // What has no port has none of these either, and may be too short to be looked at.
+        let others = WITH_PORTS.map(|protocol| Match::Protocol(Sense::Not, protocol.0));
+        found.push(others.to_vec());
+    }
+
+    Ok(found)
+}
+
+/// Returns whether a rule's packets have no ports.
+fn has_no_ports(rule: &Rule) -> bool {
+    rule.protocol.is_some_and(|protocol| !protocol.has_ports())
+}
+
+/// Returns the condition on ports that are given as numbers, if there are any.
+fn numbers(
+    rule: &Rule,
+    ports: &[PortMatch],
+    end: End,
+    sense: Sense,
+    sets: &mut Sets<'_>,
+) -> Result<Option<Match>, Refusal> {
+    let ranges = joined(ports);
+    if ranges.is_empty() {
+        return Ok(None);
+    }
+    if !rule.protocol.is_some_and(Protocol::has_ports) {
+        return Err(Refusal::PortWithoutProtocol);
+    }
+
+    Ok(Some(match *ranges {
+        [(first, last)] => Match::Port(end, sense, first, last),
+        _ => Match::PortSet(end, sense, sets.ports(&ranges)?),
+    }))
+}
+
+/// Returns the condition on ports that are given by name, if there are any.
+fn names(
+    rule: &Rule,
+    side: &Side,
+    ports: &[PortMatch],
+    end: End,
+    sense: Sense,
+    family: Option<Family>,
+    sets: &mut Sets<'_>,
+) -> Result<Option<Match>, Refusal> {
+    let names: BTreeSet<&str> = ports
+        .iter()
+        .filter_map(|port| match port {
+            PortMatch::Named(name) => Some(name.as_str()),
+            PortMatch::Range(..) => None,
+        })
+        .collect();
+    let Some(family) = family.filter(|_| !names.is_empty()) else {
+        return Ok(None);
+    };
+    let named = Named {
+        names,
+        selector: side.selector.as_ref(),
+        protocol: rule.protocol,
+    };
+
+    Ok(Some(Match::AddressPort(
+        end,
+        sense,
+        family,
+        sets.named(&named, family)?,
+    )))
+}
+
+/// Returns ranges of ports in order, those that touch or overlap as one.
+fn joined(ports: &[PortMatch]) -> Vec<(u16, u16)> {
+    let mut ranges: Vec<(u16, u16)> = ports
+        .iter()
+        .filter_map(|port| match port {
+            PortMatch::Range(first, last) => Some((*first, *last)),
+            PortMatch::Named(_) => None,
+        })
+        .collect();
+    ranges.sort_unstable();
+    let mut joined: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in ranges {
+        match joined.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            Some(_) | None => joined.push((first, last)),
+        }
+    }
+
+    joined
+}
+
+fn on_net(end: End, sense: Sense, net: IpNet) -> Match {
+    match end {
+        End::Source => Match::SourceNet(sense, net),
+        End::Destination => Match::DestinationNet(sense, net),
+    }
+}
+
+fn on_set(end: End, sense: Sense, family: Family, set: String) -> Match {
+    match end {
+        End::Source => Match::Source(sense, family, set),
+        End::Destination => Match::Destination(sense, family, set),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_touch_or_overlap_are_one() {
+        let ports = [
+            PortMatch::Range(90, 95),
+            PortMatch::single(80),
+            PortMatch::Range(81, 85),
+            PortMatch::Range(92, 93),
+            PortMatch::Named("http".into()),
+            PortMatch::Range(97, 65535),
+            PortMatch::single(65535),
+        ];
+
+        assert_eq!(joined(&ports), [(80, 85), (90, 95), (97, 65535)]);
+    }
+}

@@ -1,0 +1,281 @@
+//! firewalld itself beside meshd: its zones let our packets pass, and are its administrator's.
+//!
+//! ```text
+//! ┌─ n1 ────────────────┐            ┌─ n2 ────────┐
+//! │ default/a           │            │ default/c   │     dual-stack, encrypted
+//! │ a bus, firewalld    │════════════│             │
+//! └─────────────────────┘            └─────────────┘
+//! ```
+
+use std::time::{Duration, Instant};
+
+use lab::{End as _, Node, Plaintext, Service};
+use netns::{Firewalld, Mesh, Traffic, await_fact, programs};
+use serde_json::json;
+
+/// How long an answer to a change may take, whatever else the machine does.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is in the zone `trusted` after a mesh was let pass.
+const OURS: [&str; 2] = ["cali+", "wireguard.cali"];
+
+fn condition(node: &Node) -> String {
+    let status = node.ask("/v1/status");
+    status["conditions"]["ForeignFirewall"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn await_condition(node: &Node, what: &str, holds: impl Fn(&str) -> bool) {
+    await_fact(what, PATIENCE, || {
+        let condition = condition(node);
+        if holds(&condition) {
+            Ok(())
+        } else {
+            Err(condition)
+        }
+    });
+}
+
+fn set_foreign_firewalls(mesh: &Mesh, value: &str) {
+    let configuration = json!({
+        "apiVersion": "meshd.dev/v1",
+        "kind": "MeshConfiguration",
+        "metadata": { "name": "default" },
+        "spec": { "foreignFirewalls": value },
+    });
+    mesh.apply(&configuration.to_string());
+}
+
+fn members(firewalld: &Firewalld, zone: &str) -> Vec<String> {
+    let members = firewalld.list(zone, "interfaces");
+    let mut members: Vec<String> = members.split_whitespace().map(str::to_owned).collect();
+    members.sort();
+    members
+}
+
+/// Waits until both ways are open.
+fn await_opened(firewalld: &Firewalld, zone: &str) {
+    await_fact("firewalld lets the mesh pass", PATIENCE, || {
+        let (members, ports) = (members(firewalld, "trusted"), firewalld.list(zone, "ports"));
+        let has = |wanted: &&str| members.iter().any(|member| member == wanted);
+        if OURS.iter().all(has) && ports == "51820/udp" {
+            Ok(())
+        } else {
+            Err(format!("trusted: {members:?}, ports of {zone}: {ports:?}"))
+        }
+    });
+}
+
+/// A mesh whose n1 has firewalld, of which it only reports what it drops.
+fn beside_firewalld() -> (Mesh, Node, Firewalld) {
+    let mesh = Mesh::enforced("dual-stack");
+    set_foreign_firewalls(&mesh, "Report");
+    let n1 = mesh.node("n1");
+    let firewalld = Firewalld::start(&n1);
+    await_condition(&n1, "the drops are named", |text| {
+        text.contains("table inet firewalld chain") && text.contains("WireGuard packets from peers")
+    });
+    (mesh, n1, firewalld)
+}
+
+/// The lines that only one of two texts has, in order.
+fn difference(before: &str, after: &str) -> Vec<String> {
+    let only = |a: &str, b: &str, mark: &str| -> Vec<String> {
+        let lines = a.lines().filter(|line| !b.lines().any(|l| l == *line));
+        lines
+            .map(|line| format!("{mark} {}", line.trim()))
+            .collect()
+    };
+    let mut lines = [only(before, after, "-"), only(after, before, "+")].concat();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn zones_of_firewalld_let_the_mesh_pass_and_are_given_back_as_they_were() {
+    let (mesh, n1, firewalld) = beside_firewalld();
+    firewalld.cmd(&["--set-default-zone=drop"]);
+    // firewalld makes a zone's chains when it gets its first member, and keeps them.
+    firewalld.cmd(&["--zone=trusted", "--add-interface=somebody0"]);
+    firewalld.cmd(&["--zone=public", "--add-port=9000/udp"]);
+    let before = firewalld.all();
+
+    set_foreign_firewalls(&mesh, "Open");
+    await_opened(&firewalld, "drop");
+    await_condition(&n1, "nothing is dropped", str::is_empty);
+    let traffic = Traffic::between_two(&mesh);
+    traffic.assert_alive();
+    let changed = difference(&before, &firewalld.all());
+    let is_ours = |line: &&String| {
+        let ours = [
+            "cali+",
+            "cali*",
+            "wireguard.cali",
+            "51820",
+            "interfaces: somebody0",
+        ];
+        // Where the zone had no ports.
+        ours.iter().any(|word| line.contains(word)) || **line == "- ports:"
+    };
+    assert!(changed.iter().all(|line| is_ours(&line)), "{changed:#?}");
+
+    set_foreign_firewalls(&mesh, "Report");
+    await_fact("firewalld is as it was", PATIENCE, || {
+        match difference(&before, &firewalld.all()) {
+            lines if lines.is_empty() => Ok(()),
+            lines => Err(format!("{lines:#?}")),
+        }
+    });
+    await_condition(&n1, "the drops are named again", |text| {
+        text.contains(
+            "table inet firewalld chain filter_IN_drop drops WireGuard packets from peers",
+        )
+    });
+    drop(traffic);
+}
+
+#[test]
+fn what_a_reload_or_a_restart_of_firewalld_undid_is_done_again_under_traffic() {
+    let (mesh, n1, mut firewalld) = beside_firewalld();
+    set_foreign_firewalls(&mesh, "Open");
+    await_opened(&firewalld, "public");
+    await_condition(&n1, "nothing is dropped", str::is_empty);
+    let traffic = Traffic::between_two(&mesh);
+
+    firewalld.cmd(&["--reload"]);
+    await_opened(&firewalld, "public");
+    Traffic::between_two(&mesh).assert_alive();
+
+    // What an agent did is its successor's.
+    n1.kill(Service::Agent);
+    n1.restart(Service::Agent);
+    firewalld.end();
+    firewalld.begin();
+    await_opened(&firewalld, "public");
+    await_condition(&n1, "nothing is dropped", str::is_empty);
+    Traffic::between_two(&mesh).assert_alive();
+    traffic.assert_unbroken();
+
+    firewalld.cmd(&["--permanent", "--add-port=51820/udp"]);
+    n1.kill(Service::Agent);
+    n1.restart(Service::Agent);
+    set_foreign_firewalls(&mesh, "Report");
+    await_fact("a successor takes it back", PATIENCE, || {
+        match members(&firewalld, "trusted") {
+            members if members.is_empty() => Ok(()),
+            members => Err(format!("{members:?}")),
+        }
+    });
+    await_condition(&n1, "the drops are named again", |text| !text.is_empty());
+    let ports = firewalld.list("public", "ports");
+    assert_eq!(ports, "51820/udp", "what was made permanent stays");
+}
+
+#[test]
+fn a_bus_that_goes_and_comes_back_is_found_again() {
+    let (mesh, n1, mut firewalld) = beside_firewalld();
+    set_foreign_firewalls(&mesh, "Open");
+    await_opened(&firewalld, "public");
+    let traffic = Traffic::between_two(&mesh);
+
+    firewalld.kill_bus();
+    let status = n1.ask("/v1/status");
+    assert_eq!(status["ready"], true, "{status}");
+    traffic.assert_unbroken();
+    firewalld.begin_bus();
+    firewalld.begin();
+    await_opened(&firewalld, "public");
+    await_condition(&n1, "nothing is dropped", str::is_empty);
+    Traffic::between_two(&mesh).assert_alive();
+}
+
+#[test]
+fn an_administrator_s_own_choice_is_left_and_named() {
+    let (mesh, n1, firewalld) = beside_firewalld();
+    firewalld.cmd(&["--zone=dmz", "--add-interface=cali+"]);
+    firewalld.cmd(&["--zone=trusted", "--add-interface=wireguard.cali"]);
+    firewalld.cmd(&["--zone=public", "--add-port=51800-51900/udp"]);
+    let before = firewalld.all();
+
+    set_foreign_firewalls(&mesh, "Open");
+    await_fact("the choice is named", PATIENCE, || {
+        let status = n1.ask("/v1/status").to_string();
+        if status.contains("cali+ belongs to firewalld's zone dmz") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+    let status = n1.ask("/v1/status");
+    assert_eq!(status["ready"], true, "{status}");
+    assert_eq!(difference(&before, &firewalld.all()), [""; 0]);
+
+    set_foreign_firewalls(&mesh, "Report");
+    await_fact("nothing is asked for any more", PATIENCE, || {
+        let status = n1.ask("/v1/status").to_string();
+        if status.contains("firewalld's zone dmz") {
+            Err(status)
+        } else {
+            Ok(())
+        }
+    });
+    assert_eq!(difference(&before, &firewalld.all()), [""; 0]);
+}
+
+#[test]
+fn a_firewalld_that_hangs_holds_up_nobody() {
+    let (mesh, n1, firewalld) = beside_firewalld();
+    firewalld.freeze();
+    set_foreign_firewalls(&mesh, "Open");
+    await_fact("firewalld is being asked", PATIENCE, || {
+        let status = n1.ask("/v1/status").to_string();
+        if status.contains("firewalld") && status.contains("being asked") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+    let start = Instant::now();
+    mesh.add_pod("n1", "default/late");
+    let taken = start.elapsed();
+    // firewalld is given ten seconds for each answer.
+    assert!(taken < Duration::from_secs(5), "a pod took {taken:?}");
+
+    firewalld.thaw();
+    await_opened(&firewalld, "public");
+    await_condition(&n1, "nothing is dropped", str::is_empty);
+}
+
+#[test]
+fn a_member_that_is_taken_off_leaves_firewalld_as_it_was() {
+    let (mesh, n1, firewalld) = beside_firewalld();
+    firewalld.cmd(&["--zone=trusted", "--add-interface=somebody0"]);
+    let before = firewalld.all();
+    set_foreign_firewalls(&mesh, "Open");
+    await_fact("firewalld lets the mesh pass", PATIENCE, || {
+        match members(&firewalld, "trusted") {
+            members if members.len() == 3 => Ok(()),
+            members => Err(format!("{members:?}")),
+        }
+    });
+
+    let meshd = programs().join("meshd").display().to_string();
+    let listed = n1.run(&meshd, &["uninstall", "--dry-run"]);
+    for expected in [
+        "openings   cali+ in firewalld's zone trusted",
+        "openings   wireguard.cali in firewalld's zone trusted",
+        "openings   UDP port 51820 in firewalld's zone public",
+    ] {
+        assert!(
+            listed.contains(expected),
+            "{expected:?} is not in\n{listed}"
+        );
+    }
+    mesh.plaintext(Plaintext::Allowed);
+    n1.run(&meshd, &["uninstall", "--force"]);
+    assert_eq!(difference(&before, &firewalld.all()), [""; 0]);
+    let left = n1.run("sh", &["-c", "ls /run/meshd"]);
+    assert!(!left.lines().any(|file| file == "firewalld"), "{left}");
+}
