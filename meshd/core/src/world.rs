@@ -215,7 +215,6 @@ impl World {
                 self.applied.learn(pass);
                 Touched::nothing()
             }
-            // Taken in by nobody yet.
             Event::Firewalls(firewalls) => self.facts.set_firewalls(firewalls),
             Event::Surroundings(surroundings) => {
                 self.facts.surroundings = surroundings;

@@ -13,6 +13,7 @@
 //! ```
 
 pub use firewalld::Firewalld;
+pub use foreign::{await_firewall, condition, set_foreign_firewalls};
 pub use kernel::{Kernel, Sessions};
 pub use mesh::{
     Encryption, Mesh, await_fact, await_settled, await_summary, lan, peer, programs,
@@ -21,6 +22,7 @@ pub use mesh::{
 pub use traffic::{MOST_GAP, Traffic};
 
 mod firewalld;
+mod foreign;
 mod kernel;
 mod mesh;
 pub mod service;

@@ -21,17 +21,11 @@ use std::{
 };
 
 use lab::{End as _, Node, Service};
-use netns::{Mesh, Traffic, await_fact, await_settled, programs};
+use netns::{Mesh, Traffic, await_fact, await_settled, condition, programs};
 use serde_json::json;
 
 /// How soon something is named, or healed: a look a second, and retries ten seconds apart.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn condition(node: &Node, name: &str) -> String {
-    let status = node.ask("/v1/status");
-    let text = status["conditions"][name].as_str();
-    text.unwrap_or_default().to_owned()
-}
 
 /// Waits until a condition says all of this; of nothing, until it is gone.
 fn await_condition(node: &Node, name: &str, words: &[&str]) {

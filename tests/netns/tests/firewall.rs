@@ -17,8 +17,7 @@ use std::{
 };
 
 use lab::{Echo, End as _, Family, Node, Plaintext, spec::Protocol};
-use netns::{Mesh, Traffic, await_fact};
-use serde_json::json;
+use netns::{Mesh, Traffic, await_fact, await_firewall, condition, set_foreign_firewalls};
 
 const DOCKER: &str = include_str!("../ruleset/docker.iptables");
 const FIREWALLD: &str = include_str!("../ruleset/firewalld.nft");
@@ -32,35 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn feed(node: &Node, script: &str, text: &str) {
     let program = format!("printf '%s\\n' \"$0\" | {script}");
     node.run("sh", &["-e", "-c", &program, text]);
-}
-
-fn condition(node: &Node) -> String {
-    let status = node.ask("/v1/status");
-    status["conditions"]["ForeignFirewall"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn await_condition(node: &Node, what: &str, holds: impl Fn(&str) -> bool) {
-    await_fact(what, PATIENCE, || {
-        let condition = condition(node);
-        if holds(&condition) {
-            Ok(())
-        } else {
-            Err(condition)
-        }
-    });
-}
-
-fn set_foreign_firewalls(mesh: &Mesh, value: &str) {
-    let configuration = json!({
-        "apiVersion": "meshd.dev/v1",
-        "kind": "MeshConfiguration",
-        "metadata": { "name": "default" },
-        "spec": { "foreignFirewalls": value },
-    });
-    mesh.apply(&configuration.to_string());
 }
 
 /// The lines of the table that docker manages, without counts and without ours.
@@ -90,7 +60,7 @@ fn beside_docker_pods_pass_and_only_its_users_chain_has_rules_of_ours() {
             Err(rules)
         }
     });
-    await_condition(&n1, "nothing is dropped", str::is_empty);
+    await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
     // New connections, of which its connection tracking knows nothing.
     let traffic = Traffic::between_two(&mesh);
     traffic.assert_alive();
@@ -122,14 +92,14 @@ fn a_firewall_that_is_only_to_be_reported_stays_as_it_is_and_is_named() {
     let n1 = mesh.node("n1");
     set_foreign_firewalls(&mesh, "Report");
     feed(&n1, "iptables-nft-restore", DOCKER);
-    await_condition(&n1, "the drop is named", |text| {
+    await_firewall(&n1, "the drop is named", PATIENCE, |text| {
         text.contains("table ip filter chain FORWARD drops packets from the tunnel to pods")
     });
     let (ours, _) = docker_table(&n1);
     assert_eq!(ours, [""; 0]);
 
     set_foreign_firewalls(&mesh, "Open");
-    await_condition(&n1, "it is opened", str::is_empty);
+    await_firewall(&n1, "it is opened", PATIENCE, str::is_empty);
     set_foreign_firewalls(&mesh, "Report");
     await_fact("our rules are taken back", PATIENCE, || {
         let (ours, _) = docker_table(&n1);
@@ -145,10 +115,10 @@ fn a_firewall_that_is_only_to_be_reported_stays_as_it_is_and_is_named() {
 fn a_drop_of_firewalld_is_named_by_table_and_chain() {
     let mesh = Mesh::enforced("dual-stack");
     let n1 = mesh.node("n1");
-    assert_eq!(condition(&n1), "");
+    assert_eq!(condition(&n1, "ForeignFirewall"), "");
     feed(&n1, "nft -f -", FIREWALLD);
     let before = n1.run("nft", &["-s", "list", "table", "inet", "firewalld"]);
-    await_condition(&n1, "the drops are named", |text| {
+    await_firewall(&n1, "the drops are named", PATIENCE, |text| {
         text.contains(
             "table inet firewalld chain filter_IN_public drops WireGuard packets from peers",
         ) && text.contains("chain filter_INPUT, hook input, priority 10")
@@ -159,7 +129,7 @@ fn a_drop_of_firewalld_is_named_by_table_and_chain() {
     );
 
     n1.run("nft", &["delete", "table", "inet", "firewalld"]);
-    await_condition(&n1, "nothing is dropped any more", str::is_empty);
+    await_firewall(&n1, "nothing is dropped any more", PATIENCE, str::is_empty);
 }
 
 /// Puts the lab's addresses in the place of those in a captured ruleset of kube-proxy.
@@ -219,7 +189,11 @@ fn serves_node_ports(load: &str, ruleset: &str, families: &[Family]) {
     mesh.enable();
     traffic.assert_unbroken();
     mesh.assert_no_plaintext();
-    assert_eq!(condition(&n1), "", "kube-proxy drops nothing of ours");
+    assert_eq!(
+        condition(&n1, "ForeignFirewall"),
+        "",
+        "kube-proxy drops nothing of ours"
+    );
     mesh.disable();
     traffic.assert_unbroken();
     mesh.plaintext(Plaintext::Allowed);

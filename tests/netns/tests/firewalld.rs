@@ -10,43 +10,15 @@
 use std::time::{Duration, Instant};
 
 use lab::{End as _, Node, Plaintext, Service};
-use netns::{Firewalld, Mesh, Traffic, await_fact, programs};
-use serde_json::json;
+use netns::{
+    Firewalld, Mesh, Traffic, await_fact, await_firewall, programs, set_foreign_firewalls,
+};
 
 /// How long an answer to a change may take, whatever else the machine does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is in the zone `trusted` after a mesh was let pass.
 const OURS: [&str; 2] = ["cali+", "wireguard.cali"];
-
-fn condition(node: &Node) -> String {
-    let status = node.ask("/v1/status");
-    status["conditions"]["ForeignFirewall"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn await_condition(node: &Node, what: &str, holds: impl Fn(&str) -> bool) {
-    await_fact(what, PATIENCE, || {
-        let condition = condition(node);
-        if holds(&condition) {
-            Ok(())
-        } else {
-            Err(condition)
-        }
-    });
-}
-
-fn set_foreign_firewalls(mesh: &Mesh, value: &str) {
-    let configuration = json!({
-        "apiVersion": "meshd.dev/v1",
-        "kind": "MeshConfiguration",
-        "metadata": { "name": "default" },
-        "spec": { "foreignFirewalls": value },
-    });
-    mesh.apply(&configuration.to_string());
-}
 
 fn members(firewalld: &Firewalld, zone: &str) -> Vec<String> {
     let members = firewalld.list(zone, "interfaces");
@@ -74,7 +46,7 @@ fn beside_firewalld() -> (Mesh, Node, Firewalld) {
     set_foreign_firewalls(&mesh, "Report");
     let n1 = mesh.node("n1");
     let firewalld = Firewalld::start(&n1);
-    await_condition(&n1, "the drops are named", |text| {
+    await_firewall(&n1, "the drops are named", PATIENCE, |text| {
         text.contains("table inet firewalld chain") && text.contains("WireGuard packets from peers")
     });
     (mesh, n1, firewalld)
@@ -104,7 +76,7 @@ fn zones_of_firewalld_let_the_mesh_pass_and_are_given_back_as_they_were() {
 
     set_foreign_firewalls(&mesh, "Open");
     await_opened(&firewalld, "drop");
-    await_condition(&n1, "nothing is dropped", str::is_empty);
+    await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
     let traffic = Traffic::between_two(&mesh);
     traffic.assert_alive();
     let changed = difference(&before, &firewalld.all());
@@ -128,7 +100,7 @@ fn zones_of_firewalld_let_the_mesh_pass_and_are_given_back_as_they_were() {
             lines => Err(format!("{lines:#?}")),
         }
     });
-    await_condition(&n1, "the drops are named again", |text| {
+    await_firewall(&n1, "the drops are named again", PATIENCE, |text| {
         text.contains(
             "table inet firewalld chain filter_IN_drop drops WireGuard packets from peers",
         )
@@ -141,7 +113,7 @@ fn what_a_reload_or_a_restart_of_firewalld_undid_is_done_again_under_traffic() {
     let (mesh, n1, mut firewalld) = beside_firewalld();
     set_foreign_firewalls(&mesh, "Open");
     await_opened(&firewalld, "public");
-    await_condition(&n1, "nothing is dropped", str::is_empty);
+    await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
     let traffic = Traffic::between_two(&mesh);
 
     firewalld.cmd(&["--reload"]);
@@ -154,7 +126,7 @@ fn what_a_reload_or_a_restart_of_firewalld_undid_is_done_again_under_traffic() {
     firewalld.end();
     firewalld.begin();
     await_opened(&firewalld, "public");
-    await_condition(&n1, "nothing is dropped", str::is_empty);
+    await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
     Traffic::between_two(&mesh).assert_alive();
     traffic.assert_unbroken();
 
@@ -168,7 +140,9 @@ fn what_a_reload_or_a_restart_of_firewalld_undid_is_done_again_under_traffic() {
             members => Err(format!("{members:?}")),
         }
     });
-    await_condition(&n1, "the drops are named again", |text| !text.is_empty());
+    await_firewall(&n1, "the drops are named again", PATIENCE, |text| {
+        !text.is_empty()
+    });
     let ports = firewalld.list("public", "ports");
     assert_eq!(ports, "51820/udp", "what was made permanent stays");
 }
@@ -187,7 +161,7 @@ fn a_bus_that_goes_and_comes_back_is_found_again() {
     firewalld.begin_bus();
     firewalld.begin();
     await_opened(&firewalld, "public");
-    await_condition(&n1, "nothing is dropped", str::is_empty);
+    await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
     Traffic::between_two(&mesh).assert_alive();
 }
 
@@ -245,7 +219,7 @@ fn a_firewalld_that_hangs_holds_up_nobody() {
 
     firewalld.thaw();
     await_opened(&firewalld, "public");
-    await_condition(&n1, "nothing is dropped", str::is_empty);
+    await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
 }
 
 #[test]
