@@ -20,6 +20,7 @@
 //! firewalls' extension points.
 
 mod address;
+mod conntrack;
 mod dataplane;
 mod events;
 mod fight;
@@ -39,6 +40,7 @@ mod wireguard;
 
 pub use crate::{
     address::{AddressError, AddressTarget},
+    conntrack::{Among, Conntrack, ConntrackError, Entry, Mark, Tally, Tuple, WayError, Ways},
     dataplane::{Component, Config, Dataplane, OpenError, Owned, RemovalError, Report},
     events::{KernelEvent, WatchError},
     foreign::{OpeningError, OpeningTarget},

@@ -20,6 +20,8 @@ pub(crate) mod attribute {
     pub(crate) const NAME: u16 = 3;
     /// MTU.
     pub(crate) const MTU: u16 = 4;
+    /// Index of the link that it is a part of.
+    pub(crate) const MASTER: u16 = 10;
     /// Operational state, RFC 2863 §3.1.14.
     pub(crate) const OPERSTATE: u16 = 16;
     /// What kind it is, and the kind's own settings.
@@ -34,6 +36,8 @@ pub(crate) mod attribute {
     pub(crate) const INFO_DATA: u16 = 2;
     /// Inside a veth's settings: the other end.
     pub(crate) const VETH_PEER: u16 = 1;
+    /// Inside a VRF's settings: its routing table.
+    pub(crate) const VRF_TABLE: u16 = 1;
 }
 
 /// Operational states in which packets flow (`IF_OPER_UNKNOWN`, `IF_OPER_UP` of linux/if.h).
@@ -53,6 +57,10 @@ pub(crate) struct Link {
     pub(crate) mac: Option<[u8; 6]>,
     /// The index of a veth's other end, in whichever namespace that is.
     pub(crate) other_end: Option<u32>,
+    /// The index of the bridge, bond or VRF that it belongs to.
+    pub(crate) master: Option<u32>,
+    /// A VRF's routing table.
+    pub(crate) vrf_table: Option<u32>,
     /// Administratively up and with carrier.
     pub(crate) flowing: bool,
 }
@@ -99,21 +107,25 @@ impl Link {
             .find(attribute::OPERSTATE)
             .and_then(|value| value.first());
 
+        let info = attributes.nest(attribute::INFO);
+        let kind = info.find(attribute::INFO_KIND).and_then(text);
+        let is_vrf = kind == Some("vrf");
+        let settings = info.nest(attribute::INFO_DATA);
+        let vrf_table = settings.find(attribute::VRF_TABLE).and_then(u32_ne);
+
         Some(Self {
             index,
             name: read_text(attribute::NAME)?.parse().ok()?,
             flags,
             mtu: attributes.find(attribute::MTU).and_then(u32_ne)?,
-            kind: attributes
-                .nest(attribute::INFO)
-                .find(attribute::INFO_KIND)
-                .and_then(text)
-                .map(str::to_owned),
+            kind: kind.map(str::to_owned),
             alias: read_text(attribute::ALIAS),
             mac: attributes
                 .find(attribute::ADDRESS)
                 .and_then(|value| value.try_into().ok()),
             other_end: attributes.find(attribute::OTHER_END).and_then(u32_ne),
+            master: attributes.find(attribute::MASTER).and_then(u32_ne),
+            vrf_table: vrf_table.filter(|_| is_vrf),
             flowing: flags & up_flag() != 0 && state.is_none_or(|state| FLOWING.contains(state)),
         })
     }

@@ -8,6 +8,9 @@
 //! them, they stay when it goes, and the next process takes them over. Without `persist` a table
 //! that is owned would vanish with its owner, so on older kernels no flag is set at all.
 //!
+//! **Halves.** What is policy's comes and goes in the first half, in one transaction: a packet sees the old policy
+//! or the new one. The guard shrinks in the second half.
+//!
 //! **Chains** are replaced as a whole, rules and all, in one transaction; devices of netdev chains are
 //! added and taken off in place. A set of networks means the union of its elements: it grows in the
 //! first half of a pass and shrinks in the second, also where one network takes the place of another
@@ -213,6 +216,14 @@ impl Target for NftTarget {
 
     fn must_hold(&self, _: &NftKey, _: Option<&NftRow>) -> bool {
         true
+    }
+
+    /// A packet sees the old policy or the new one; the guard shrinks after the last route.
+    fn goes_at_once(&self, key: &NftKey) -> bool {
+        match key {
+            NftKey::Set(set) | NftKey::Element(set, _) => !set.is_guards(),
+            NftKey::Chain(chain) => !chain.is_guards(),
+        }
     }
 
     /// Where the tables hold what cannot be taken away piece by piece, reports nothing: the next

@@ -250,6 +250,9 @@ impl<T: Target> Reconciler<T> {
             .filter(|(key, row)| !self.is_held(key, row, now))
             .filter_map(|(key, row)| match (half, row) {
                 (Half::Sets, Some(row)) => Some(Change::Set(key.clone(), row.clone())),
+                (Half::Sets, None) if self.target.goes_at_once(key) => {
+                    Some(Change::Unset(key.clone()))
+                }
                 (Half::Unsets, None) => Some(Change::Unset(key.clone())),
                 (Half::Sets, None) | (Half::Unsets, Some(_)) => None,
             })

@@ -3,6 +3,7 @@
 //! ```text
 //! the plan ──▶ ways: an address of each peer's, and where its packets should go
 //! each way ──▶ RTM_GETROUTE, by the mark, source and device that the packets have ──▶ where they do go
+//!              once more for each rule of others' that takes some packets only: with such a packet
 //! what differs, and a rule of others' that stands before ours and fits ──▶ a detour
 //! ```
 //!
@@ -10,26 +11,30 @@
 //! anything, and nothing is sent.
 //!
 //! Not seen: what eBPF programs or nftables' marks do to single packets; ways beyond the first
-//! [`SAMPLE`] of each kind; rules that depend on ports or users.
+//! [`SAMPLE`] of each kind; rules for flow labels, or for several devices one behind another in a VRF.
 
 mod daemon;
+mod packet;
 mod probe;
 mod route;
 mod rule;
+mod vrf;
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use ipnet::{IpNet, Ipv4Net};
 use model::{
     Family, InterfaceName, Plan,
-    conflict::{Detour, ForeignRule, Surroundings, Taken, Traffic},
+    conflict::{Detour, ForeignRule, Share, Surroundings, Taken, Traffic},
     constant::{ROUTE_PROTOCOL, SOURCE_TABLE, TUNNEL_MARK, TUNNEL_TABLE},
     plan::{RouteKey, RouteVia},
 };
 
 use self::{
-    probe::{Answer, answer},
+    packet::Packet,
+    probe::{Answer, By, answer},
     rule::{Action, Rule},
+    vrf::Domain,
 };
 use crate::{
     link::{Link, Links},
@@ -38,6 +43,12 @@ use crate::{
 
 /// How many ways of each kind are asked for.
 const SAMPLE: usize = 256;
+
+/// How many rules that take only some packets are looked into, for each way.
+const PARTIAL: usize = 16;
+
+/// Class of WireGuard's handshake messages: DSCP AF41, which data does not have (`HANDSHAKE_DSCP`).
+const HANDSHAKE_CLASS: u8 = 0x88;
 
 /// The routing table that every machine uses (`RT_TABLE_MAIN`).
 const MAIN_TABLE: u32 = 254;
@@ -54,6 +65,10 @@ pub(crate) struct Way {
     to: IpAddr,
     mark: u32,
     planned: Option<InterfaceName>,
+    /// What is known of all of its packets.
+    packet: Packet,
+    /// Whose packets to a peer: the tunnel device.
+    tunnel: Option<InterfaceName>,
 }
 
 /// The ways of a plan.
@@ -61,6 +76,7 @@ pub(crate) struct Way {
 pub(crate) struct Ways {
     ways: Vec<Way>,
     tunnels: BTreeSet<InterfaceName>,
+    pods: BTreeSet<InterfaceName>,
 }
 
 impl Ways {
@@ -80,6 +96,8 @@ impl Ways {
                 to: key.destination.network(),
                 mark: 0,
                 planned: Some(device.clone()),
+                packet: Packet::any(Family::of_net(&key.destination)),
+                tunnel: None,
             }));
         }
         for (key, device) in through_tunnels(plan, SOURCE_TABLE) {
@@ -90,20 +108,28 @@ impl Ways {
                 to: key.destination.network(),
                 mark: 0,
                 planned: Some(device.clone()),
+                packet: Packet::any(Family::of_net(&key.destination)),
+                tunnel: None,
             }));
         }
-        let peers = plan.peers.rows().values().take(SAMPLE);
-        ways.extend(peers.map(|peer| Way {
-            traffic: Traffic::Tunnel,
-            from: None,
-            to: peer.endpoint.ip(),
-            mark: TUNNEL_MARK,
-            planned: None,
+        let peers = plan.peers.rows().iter().take(SAMPLE);
+        ways.extend(peers.map(|((device, _), peer)| {
+            let port = plan.tunnels.get(device).map_or(0, |tunnel| tunnel.port);
+            Way {
+                traffic: Traffic::Tunnel,
+                from: None,
+                to: peer.endpoint.ip(),
+                mark: TUNNEL_MARK,
+                planned: None,
+                packet: Packet::of_tunnel(port, peer.endpoint.port()),
+                tunnel: Some(device.clone()),
+            }
         }));
 
         Self {
             ways,
             tunnels: plan.tunnels.rows().keys().cloned().collect(),
+            pods: vrf::pods(plan),
         }
     }
 }
@@ -159,6 +185,7 @@ pub(crate) fn examine(
     let links = Links::list(socket)?;
     let mut found = Surroundings {
         managers: daemon::find(root),
+        memberships: vrf::memberships(socket, ways, &links)?,
         ..Surroundings::default()
     };
     for family in Family::BOTH {
@@ -180,8 +207,13 @@ pub(crate) fn examine(
         }
         let mine = ways.ways.iter().filter(|way| Family::of(way.to) == family);
         for way in mine {
-            let detour = detour(socket, way, &rules, &links, &ways.tunnels)?;
-            note(&mut found.detours, detour);
+            let look = Look {
+                way,
+                rules: before_ours(way, &rules).collect(),
+                links: &links,
+                tunnels: &ways.tunnels,
+            };
+            look.note_detours(socket, &mut found.detours)?;
         }
     }
 
@@ -201,43 +233,142 @@ fn note(detours: &mut BTreeSet<Detour>, detour: Option<Detour>) {
     }
 }
 
-/// Asks for a way, and finds the rule of others' by which it is another than planned.
-fn detour(
-    socket: &mut Socket,
-    way: &Way,
-    rules: &[Rule],
-    links: &Links,
-    tunnels: &BTreeSet<InterfaceName>,
-) -> Result<Option<Detour>, NetlinkError> {
-    let iif = way.from.as_ref().and_then(|(_, device)| device.as_ref());
-    let index = iif.and_then(|device| Some(links.by_name(device)?.index));
-    let Some(answer) = answer(socket, way, index)? else {
-        return Ok(None);
-    };
-    let taken = match &answer {
-        Answer::Refused => Taken::Refused,
-        Answer::Route { device, table } => {
-            let Some(link) = links.by_index(*device) else {
-                return Ok(None);
-            };
-            if is_as_planned(way, link, tunnels) {
-                return Ok(None);
-            }
-            Taken::Device(link.name.clone(), *table)
-        }
-    };
-    let culprit = before_ours(way, rules).find(|rule| rule.takes(way) && leads(rule, &answer));
+/// A way, and what may stand in it.
+struct Look<'a> {
+    way: &'a Way,
+    /// Others' rules that are asked before the one that should decide.
+    rules: Vec<&'a Rule>,
+    links: &'a Links,
+    tunnels: &'a BTreeSet<InterfaceName>,
+}
 
-    Ok(culprit.map(|rule| Detour {
-        traffic: way.traffic,
-        example: way.to,
-        planned: way.planned.clone(),
-        taken,
-        rule: ForeignRule {
-            priority: rule.priority,
-            text: rule.to_string(),
-        },
-    }))
+impl Look<'_> {
+    /// Asks for the way, of its packets as such and then of those that single rules take.
+    fn note_detours(
+        &self,
+        socket: &mut Socket,
+        detours: &mut BTreeSet<Detour>,
+    ) -> Result<(), NetlinkError> {
+        let plain = self.plain();
+        note(detours, self.detour(socket, &plain)?);
+        for packet in self.samples(&plain) {
+            note(detours, self.detour(socket, &packet)?);
+        }
+
+        Ok(())
+    }
+
+    /// Returns the packet of which no more is known than of all of the way's.
+    fn plain(&self) -> Packet {
+        if self.is_kernels_tunnel() {
+            self.way.packet.of_kernel()
+        } else {
+            self.way.packet
+        }
+    }
+
+    fn is_kernels_tunnel(&self) -> bool {
+        let link = self
+            .way
+            .tunnel
+            .as_ref()
+            .and_then(|name| self.links.by_name(name));
+
+        link.is_some_and(|link| link.kind.as_deref() == Some(TUNNELS[0]))
+    }
+
+    /// Returns packets of the way that rules tell from the plain one.
+    fn samples(&self, plain: &Packet) -> BTreeSet<Packet> {
+        let forwarded = self.way.from.is_some();
+        let partial = self.rules.iter().filter(|rule| !rule.asks.fit(plain));
+        let sample = |rule: &&Rule| rule.asks.sample(self.way.traffic, forwarded, plain);
+        let mut samples: BTreeSet<Packet> = partial.filter_map(sample).take(PARTIAL).collect();
+        if self.way.traffic == Traffic::Tunnel && !self.is_kernels_tunnel() {
+            samples.insert(plain.in_class(HANDSHAKE_CLASS));
+        }
+
+        samples
+    }
+
+    /// Asks for the way of a packet, and finds the rule of others' by which it is another than planned.
+    fn detour(&self, socket: &mut Socket, packet: &Packet) -> Result<Option<Detour>, NetlinkError> {
+        let way = self.way;
+        let iif = way.from.as_ref().and_then(|(_, device)| device.as_ref());
+        let iif = iif.and_then(|device| self.links.by_name(device));
+        let domain = iif.and_then(|link| Domain::of(link, self.links));
+        let by = iif.map_or(By::Any, |link| By::In(link.index));
+        let Some(answer) = self.ask(socket, packet, by)? else {
+            return Ok(None);
+        };
+        let taken = match &answer {
+            Answer::Refused => Taken::Refused,
+            Answer::Route { device, table } => {
+                let Some(link) = self.links.by_index(*device) else {
+                    return Ok(None);
+                };
+                if is_as_planned(way, link, self.tunnels) {
+                    return Ok(None);
+                }
+                Taken::Device(link.name.clone(), *table)
+            }
+        };
+        let domain = domain.as_ref();
+        let mut rules = self.rules.iter();
+        let culprit =
+            rules.find(|rule| rule.takes(way, packet, domain) && leads(rule, &answer, domain));
+
+        Ok(culprit.map(|rule| Detour {
+            traffic: way.traffic,
+            share: self.share(rule, packet),
+            example: way.to,
+            planned: way.planned.clone(),
+            taken,
+            rule: ForeignRule {
+                priority: rule.priority,
+                text: rule.to_string(),
+            },
+        }))
+    }
+
+    /// Of a tunnel's own packets all are known; of others, what a rule asks of single ones.
+    fn share(&self, rule: &Rule, packet: &Packet) -> Share {
+        let takes_all = match self.way.traffic {
+            Traffic::Tunnel => *packet == self.plain(),
+            Traffic::ToPods | Traffic::ToMembers => !rule.is_partial(),
+        };
+
+        if takes_all { Share::All } else { Share::Some }
+    }
+
+    /// Asks the kernel; of a protocol that it cannot be asked about, the tables that rules name.
+    fn ask(
+        &self,
+        socket: &mut Socket,
+        packet: &Packet,
+        by: By,
+    ) -> Result<Option<Answer>, NetlinkError> {
+        if packet.is_askable() {
+            return answer(socket, self.way, packet, by);
+        }
+        for rule in self
+            .rules
+            .iter()
+            .filter(|rule| rule.takes(self.way, packet, None))
+        {
+            match rule.action {
+                Action::Refuse(_) => return Ok(Some(Answer::Refused)),
+                Action::Lookup(table) => {
+                    let found = route::lookup(socket, self.way.to, table, rule.suppress)?;
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
+                Action::LookupDomain | Action::Other => {}
+            }
+        }
+
+        Ok(None)
+    }
 }
 
 fn is_as_planned(way: &Way, link: &Link, tunnels: &BTreeSet<InterfaceName>) -> bool {
@@ -271,10 +402,15 @@ fn before_ours<'a>(way: &Way, rules: &'a [Rule]) -> impl Iterator<Item = &'a Rul
     others.filter(|rule| rule.protocol != ROUTE_PROTOCOL && !rule.is_kernels())
 }
 
-/// Returns whether a rule can have led to an answer.
-fn leads(rule: &Rule, answer: &Answer) -> bool {
+/// Returns whether a rule can have led to an answer; `domain` is the VRF of the packet's device.
+fn leads(rule: &Rule, answer: &Answer, domain: Option<&Domain>) -> bool {
     match (&rule.action, answer) {
         (Action::Lookup(table), Answer::Route { table: found, .. }) => table == found,
+        (Action::LookupDomain, Answer::Route { table: found, .. }) => {
+            domain.is_some_and(|domain| domain.table == *found)
+        }
+        // A VRF's table ends with a route that refuses all else.
+        (Action::LookupDomain, Answer::Refused) => domain.is_some(),
         (Action::Refuse(_), Answer::Refused) => true,
         (Action::Lookup(_), Answer::Refused)
         | (Action::Refuse(_) | Action::Other, Answer::Route { .. } | Answer::Refused) => false,

@@ -40,6 +40,12 @@ pub trait Target {
         false
     }
 
+    /// Returns whether an object goes together with what is set, instead of after everything else: what it opens is
+    /// then never open beside what takes its place, and stays in no other target's way.
+    fn goes_at_once(&self, _key: &Self::Key) -> bool {
+        false
+    }
+
     /// Makes the changes, in one transaction where the kernel offers one. Returns the rows that
     /// could not be set because what they stand on is missing.
     fn apply(

@@ -14,6 +14,7 @@ mod executor;
 mod held;
 mod metrics;
 mod pods;
+mod question;
 mod recording;
 mod shell;
 mod web;

@@ -10,12 +10,13 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
 use dataplane::Dataplane;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use model::{
     Family, Moment, Plan, PublicKey, Table,
     constant::{ROUTE_PROTOCOL, TUNNEL_MARK, TUNNEL_RULE_PRIORITY, TUNNEL_TABLE},
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     state: PathBuf,
 }
 
+/// Nothing in a set sorts before it.
+const FIRST_NET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+
 /// What to do about a file that cannot be read.
 const REMEDY: &str = "the agent writes it anew once it is in sync with the store";
 
@@ -62,6 +66,7 @@ impl LastGood {
     ///
     /// Chains on devices stay out: the devices are not there yet at boot, and the postrouting
     /// chain closes devices that nobody has seen. Routes through devices stay out for the same reason.
+    /// So do pods' addresses and policy: no pod is there before its agent, and without its policy it is closed.
     pub(crate) fn of(plan: &Plan) -> Self {
         let closing = |route: &Route| matches!(route.via, RouteVia::Unreachable | RouteVia::Throw);
         let on_devices = |chain: &Chain| {
@@ -69,12 +74,23 @@ impl LastGood {
             matches!(point, Some(HookPoint::Ingress(_) | HookPoint::Egress(_)))
         };
 
+        let sets = plan.nft_sets.rows().iter();
+        let sets: Vec<(SetKey, SetKind)> = sets
+            .filter(|(key, _)| key.is_guards())
+            .map(|(key, kind)| (key.clone(), *kind))
+            .collect();
+        let chains = plan.nft_chains.rows().iter();
+
         Self {
-            sets: pairs(&plan.nft_sets),
-            elements: plan.nft_elements.rows().keys().cloned().collect(),
-            chains: pairs(&plan.nft_chains)
-                .into_iter()
-                .filter(|(_, c)| !on_devices(c))
+            elements: sets
+                .iter()
+                .filter(|(_, kind)| !is_of_pods(kind))
+                .flat_map(|(key, _)| elements(plan, key))
+                .collect(),
+            sets,
+            chains: chains
+                .filter(|(key, chain)| key.is_guards() && !on_devices(chain))
+                .map(|(key, chain)| (key.clone(), chain.clone()))
                 .collect(),
             routes: pairs(&plan.routes)
                 .into_iter()
@@ -263,6 +279,21 @@ impl Networks {
     }
 }
 
+/// Returns a set's elements, without a look at those of others.
+fn elements(plan: &Plan, set: &SetKey) -> impl Iterator<Item = (SetKey, Element)> {
+    let first = (set.clone(), Element::Net(FIRST_NET.into()));
+    let elements = plan.nft_elements.rows().range(first..);
+
+    elements
+        .map(|(row, ())| row)
+        .take_while(move |(key, _)| key == set)
+        .cloned()
+}
+
+const fn is_of_pods(kind: &SetKind) -> bool {
+    matches!(kind, SetKind::InterfaceAddresses(_))
+}
+
 fn file(state: &Path) -> PathBuf {
     state.join("guard.json")
 }
@@ -315,11 +346,39 @@ mod tests {
     #[test]
     fn a_boot_restores_what_closes_and_deletes_nothing() {
         let pools = BTreeSet::from(["10.65.0.0/16".parse().unwrap()]);
-        let wanted = closed(&pools);
+        let mut wanted = closed(&pools);
+        for name in ["barrier", "from_pod"] {
+            let key = ChainKey {
+                table: NftFamily::Inet,
+                name: name.into(),
+            };
+            let chain = Chain {
+                hook: None,
+                rules: Vec::new(),
+            };
+            wanted.nft_chains.set(key, chain);
+        }
+        for (name, net) in [
+            ("other", "10.1.0.0/16"),
+            ("space4", "10.65.0.0/16"),
+            ("zoo", "10.2.0.0/16"),
+        ] {
+            let key = SetKey {
+                table: NftFamily::Inet,
+                name: name.into(),
+            };
+            wanted.nft_sets.set(key.clone(), SetKind::Nets(Family::V4));
+            let element = Element::Net(net.parse().unwrap());
+            wanted.nft_elements.set((key, element), ());
+        }
 
         let plan = LastGood::of(&wanted).plan();
 
-        assert_eq!(plan.nft_chains.rows(), wanted.nft_chains.rows());
+        let chains = plan.nft_chains.rows().keys();
+        assert_eq!(chains.map(|key| &key.name).collect::<Vec<_>>(), ["barrier"]);
+        let elements = plan.nft_elements.rows().keys();
+        let elements = elements.map(|(set, _)| &set.name);
+        assert_eq!(elements.collect::<Vec<_>>(), ["space4"]);
         assert_eq!(plan.routes.rows(), wanted.routes.rows());
         assert_eq!(plan.rules.rows(), wanted.rules.rows());
         assert!(!plan.in_sync);

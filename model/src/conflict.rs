@@ -51,6 +51,34 @@ pub struct Surroundings {
     pub marks: BTreeSet<String>,
     /// Network managers that run here and were not told to leave what is ours alone.
     pub managers: BTreeSet<NetworkManager>,
+    /// Devices that belong to a VRF although packets of ours go by them.
+    #[serde(default)]
+    pub memberships: BTreeSet<Membership>,
+}
+
+/// A device that belongs to a VRF: what comes in by it is looked up in that one's table, and is given to
+/// sockets of that VRF.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Membership {
+    /// The device.
+    pub device: InterfaceName,
+    /// What it is to us.
+    pub role: Role,
+    /// The VRF.
+    pub vrf: InterfaceName,
+    /// The VRF's routing table.
+    pub table: u32,
+}
+
+/// What a device is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Role {
+    /// A tunnel of ours.
+    Tunnel,
+    /// A pod's.
+    Pod,
+    /// Peers are reached by it.
+    Underlay,
 }
 
 /// Packets of ours that others' policy routing takes elsewhere, as the kernel answers who asks it for the way.
@@ -58,6 +86,9 @@ pub struct Surroundings {
 pub struct Detour {
     /// Whose way it is.
     pub traffic: Traffic,
+    /// How much of it.
+    #[serde(default)]
+    pub share: Share,
     /// One of the addresses that are not reached.
     pub example: IpAddr,
     /// The device that they should take; `None` for the tunnels' own packets, which may take any but a
@@ -67,6 +98,16 @@ pub struct Detour {
     pub taken: Taken,
     /// The rule that takes them there.
     pub rule: ForeignRule,
+}
+
+/// How much of the packets of a way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Share {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that the rule selects, by class, protocol, ports or user.
+    Some,
 }
 
 /// Packets of ours that have a way of their own.

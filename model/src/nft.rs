@@ -27,6 +27,35 @@ pub struct ChainKey {
     pub name: String,
 }
 
+/// The guard's chains in `inet meshd`; the others there are policy's.
+const GUARD_CHAINS: [&str; 3] = ["barrier", "translate", "antispoof"];
+
+/// The guard's sets in `inet meshd`, without the family behind the name; the others there are policy's.
+const GUARD_SETS: [&str; 9] = [
+    "space", "anypool", "natpool", "open", "member", "own", "openhost", "workload", "tunnels",
+];
+
+impl ChainKey {
+    /// Returns whether the chain is one of the guard's. What is not is policy's.
+    pub fn is_guards(&self) -> bool {
+        match self.table {
+            NftFamily::Inet => GUARD_CHAINS.contains(&self.name.as_str()),
+            NftFamily::Netdev => true,
+        }
+    }
+}
+
+impl SetKey {
+    /// Returns whether the set is one of the guard's. What is not is policy's.
+    pub fn is_guards(&self) -> bool {
+        let stem = self.name.strip_suffix(['4', '6']).unwrap_or(&self.name);
+        match self.table {
+            NftFamily::Inet => GUARD_SETS.contains(&stem),
+            NftFamily::Netdev => true,
+        }
+    }
+}
+
 /// A chain and its rules, replaced as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {

@@ -2,7 +2,8 @@
 //!
 //! A pass applies every *set* in the order of the tables below, then every *unset* in the opposite
 //! order, and stops at the first failure. nftables comes first, in one transaction per half: a guard
-//! and its exceptions appear together before any route, and both shrink after the last.
+//! and its exceptions appear together before any route, and both shrink after the last. What of nftables is no
+//! guard is policy: it is set and unset in the first transaction alone.
 
 use std::{
     collections::BTreeSet,

@@ -1,14 +1,15 @@
 //! What `meshd agent --record FILE` writes and `meshctl replay FILE` reads: one JSON text a line.
 //!
 //! ```text
-//! {"recording":"meshd","version":2,"config":{…}}     a run begins
+//! {"recording":"meshd","version":3,"config":{…}}     a run begins
 //! {"at":…,"event":…}                                 the brain was told this
 //! {"at":…,"action":…}                                it asked for this
 //! {"at":…,"plan":{"generation":…,"sha256":…}}        this plan was applied, all due actions before it
 //! ```
 //!
 //! A replay that feeds the events to a fresh brain must come to the same actions and the same plans.
-//! Recordings of version 1 hold events alone.
+//! Recordings of version 1 hold events alone. Those of version 2 are of a brain that knew nothing of policy: their
+//! events are of use, their plans are not.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::{Action, Event, Moment, Plan, Table};
 
 /// The version of recordings that is written.
-pub const RECORDING_VERSION: u32 = 2;
+pub const RECORDING_VERSION: u32 = 3;
 
 /// The oldest version that is read.
 pub const OLDEST_RECORDING_VERSION: u32 = 1;

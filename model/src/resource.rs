@@ -89,6 +89,48 @@ pub enum Resource {
     Opaque(ObjectKey),
 }
 
+impl Resource {
+    /// Returns the key of the object that it was read from.
+    pub fn key(&self) -> ObjectKey {
+        let cluster = |kind, name: String| ObjectKey::cluster(kind, name);
+        match self {
+            Self::Node(node) => cluster(Kind::Node, node.name.to_string()),
+            Self::IpPool(pool) => cluster(Kind::IPPool, pool.name.clone()),
+            Self::IpamBlock(block) => cluster(Kind::IPAMBlock, IpamBlock::object_name(block.cidr)),
+            Self::BlockAffinity(affinity) => cluster(Kind::BlockAffinity, affinity.name.clone()),
+            Self::FelixConfiguration(felix) => {
+                cluster(Kind::FelixConfiguration, felix.name.clone())
+            }
+            Self::MeshConfiguration(_) => cluster(Kind::MeshConfiguration, "default".to_owned()),
+            Self::KeyClaim(claim) => cluster(Kind::KeyClaim, claim.name.clone()),
+            Self::AddressClaim(claim) => {
+                cluster(Kind::AddressClaim, AddressClaim::object_name(claim.address))
+            }
+            Self::WorkloadEndpoint(endpoint) => ObjectKey::namespaced(
+                Kind::WorkloadEndpoint,
+                &endpoint.pod.namespace,
+                &endpoint.name,
+            ),
+            Self::Namespace(namespace) => cluster(Kind::Namespace, namespace.name.clone()),
+            Self::ServiceAccount(account) => {
+                ObjectKey::namespaced(Kind::ServiceAccount, &account.namespace, &account.name)
+            }
+            Self::Service(service) => {
+                ObjectKey::namespaced(Kind::Service, &service.namespace, &service.name)
+            }
+            Self::EndpointSlice(slice) => {
+                ObjectKey::namespaced(Kind::EndpointSlice, &slice.namespace, &slice.name)
+            }
+            Self::Tier(tier) => cluster(Kind::Tier, tier.name.clone()),
+            Self::Policy(policy) => policy.key.clone(),
+            Self::NetworkSet(set) => set.key.clone(),
+            Self::HostEndpoint(endpoint) => cluster(Kind::HostEndpoint, endpoint.name.clone()),
+            Self::Profile(profile) => cluster(Kind::Profile, profile.name.clone()),
+            Self::Opaque(key) => key.clone(),
+        }
+    }
+}
+
 /// What is wrong with one field of an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{field}: {message}")]

@@ -54,6 +54,11 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
         !self.changed.is_empty()
     }
 
+    /// Returns what a drain would yield, in key order: keys with their rows, or `None` where the row is gone.
+    pub fn changes(&self) -> impl Iterator<Item = (&K, Option<&V>)> {
+        self.changed.iter().map(|key| (key, self.rows.get(key)))
+    }
+
     /// Takes the changes made since the last call, in key order.
     pub fn drain_changes(&mut self) -> Vec<Change<K, V>> {
         std::mem::take(&mut self.changed)
@@ -97,6 +102,19 @@ mod tests {
         table.unset(&"a");
 
         assert_eq!(table.drain_changes(), [Change::Unset("a")]);
+    }
+
+    #[test]
+    fn changes_can_be_looked_at_before_they_are_drained() {
+        let mut table = table([("a", 1), ("b", 2)]);
+        table.drain_changes();
+        table.set("a", 3);
+        table.unset(&"b");
+
+        let seen: Vec<_> = table.changes().collect();
+
+        assert_eq!(seen, [(&"a", Some(&3)), (&"b", None)]);
+        assert_eq!(table.drain_changes().len(), 2);
     }
 
     fn table<const N: usize>(rows: [(&'static str, u8); N]) -> Table<&'static str, u8> {

@@ -1,5 +1,7 @@
 //! Everything that a verdict depends on, at one moment.
 
+pub(crate) mod object;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
@@ -77,7 +79,7 @@ pub struct Pod {
     pub name: PodName,
     /// Its machine.
     pub node: NodeName,
-    /// The name of its service account.
+    /// The name of its service account; empty where it has none.
     pub service_account: String,
     /// Its own labels.
     pub labels: BTreeMap<String, String>,
@@ -157,21 +159,7 @@ impl Cluster {
 
     /// Returns the endpoint of a pod.
     pub(crate) fn workload(&self, pod: &Pod) -> Endpoint {
-        let namespace = &pod.name.namespace;
-        let mut labels = pod.labels.clone();
-        labels.insert(NAMESPACE_LABEL.into(), namespace.clone());
-        labels.insert(ORCHESTRATOR_LABEL.into(), "k8s".into());
-        labels.remove(SERVICE_ACCOUNT_LABEL);
-        if pod.service_account.len() < SERVICE_ACCOUNT_MAX {
-            labels.insert(SERVICE_ACCOUNT_LABEL.into(), pod.service_account.clone());
-        }
-        let profiles = vec![
-            format!("{NAMESPACE_PROFILE}{namespace}"),
-            format!(
-                "{SERVICE_ACCOUNT_PROFILE}{namespace}.{}",
-                pod.service_account
-            ),
-        ];
+        let (mut labels, profiles) = pod.looks();
         self.inherit(&mut labels, &profiles);
 
         Endpoint {
@@ -197,11 +185,8 @@ impl Cluster {
 
     /// Returns the labels of a network set.
     pub(crate) fn set_labels(&self, set: &NetworkSet) -> BTreeMap<String, String> {
-        let mut labels = set.labels.clone();
-        if let Some(namespace) = &set.key.namespace {
-            labels.insert(NAMESPACE_LABEL.into(), namespace.clone());
-            self.inherit(&mut labels, &[format!("{NAMESPACE_PROFILE}{namespace}")]);
-        }
+        let (mut labels, profiles) = looks_of_set(set);
+        self.inherit(&mut labels, &profiles);
 
         labels
     }
@@ -214,6 +199,39 @@ impl Cluster {
             }
         }
     }
+}
+
+impl Pod {
+    /// Returns its own labels, those among them that everything in its place has, and the names of its profiles.
+    pub(crate) fn looks(&self) -> (BTreeMap<String, String>, Vec<String>) {
+        let namespace = &self.name.namespace;
+        let mut labels = self.labels.clone();
+        labels.insert(NAMESPACE_LABEL.into(), namespace.clone());
+        labels.insert(ORCHESTRATOR_LABEL.into(), "k8s".into());
+        labels.remove(SERVICE_ACCOUNT_LABEL);
+        let mut profiles = vec![format!("{NAMESPACE_PROFILE}{namespace}")];
+        let account = &self.service_account;
+        if !account.is_empty() {
+            profiles.push(format!("{SERVICE_ACCOUNT_PROFILE}{namespace}.{account}"));
+            if account.len() < SERVICE_ACCOUNT_MAX {
+                labels.insert(SERVICE_ACCOUNT_LABEL.into(), account.clone());
+            }
+        }
+
+        (labels, profiles)
+    }
+}
+
+/// Returns a network set's own labels, and the names of the profiles whose labels it has too.
+pub(crate) fn looks_of_set(set: &NetworkSet) -> (BTreeMap<String, String>, Vec<String>) {
+    let mut labels = set.labels.clone();
+    let mut profiles = Vec::new();
+    if let Some(namespace) = &set.key.namespace {
+        labels.insert(NAMESPACE_LABEL.into(), namespace.clone());
+        profiles.push(format!("{NAMESPACE_PROFILE}{namespace}"));
+    }
+
+    (labels, profiles)
 }
 
 impl Node {

@@ -26,25 +26,31 @@
 //! **Invariants:** no I/O, no clock; order of the scene's lists does not matter. What cannot be compiled, or is too
 //! large, denies what it selects and is named in [`Compiled::refused`]; everything else stays in force.
 
-mod base;
-mod group;
-mod host;
-mod name;
+pub(crate) mod base;
+pub(crate) mod group;
+pub(crate) mod host;
+pub(crate) mod name;
 mod option;
 mod rule;
 mod scene;
-mod set;
-mod verdict;
-mod workload;
+pub(crate) mod set;
+pub(crate) mod verdict;
+pub(crate) mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
     ObjectKey,
-    nft::{Chain, ChainKey, Element, Match, SetKey, SetKind, Statement},
+    nft::{Chain, ChainKey, Element, Match, Rule, SetKey, SetKind, Statement, Verdict},
+    policy::{Direction, Profile, Stage},
 };
 
-use self::{group::Tiers, verdict::Verdicts};
+pub(crate) use self::scene::unshared;
+use self::{
+    base::Entries,
+    group::{Asked, Question, Tiers},
+    verdict::Verdicts,
+};
 pub use self::{
     option::{EndpointToHost, Failsafe, Limits, LogGroups, Options, Overlay},
     scene::{Host, Member, Scene, Workload},
@@ -100,8 +106,8 @@ pub fn compile(scene: &Scene) -> Compiled {
     let tiers = Tiers::new(scene);
     let mut verdicts = Verdicts::new(scene);
     let mut rows = Ruleset::default();
-    workload::write(scene, &tiers, &mut verdicts, &mut rows);
-    host::write(scene, &tiers, &mut verdicts, &mut rows);
+    workloads(scene, &tiers, &mut verdicts, &mut rows);
+    hosts(scene, &tiers, &mut verdicts, &mut rows);
 
     let (chains, sets, refused) = verdicts.into_rows();
     rows.chains.extend(chains);
@@ -110,34 +116,94 @@ pub fn compile(scene: &Scene) -> Compiled {
     Compiled { rows, refused }
 }
 
+fn workloads(scene: &Scene, tiers: &Tiers<'_>, verdicts: &mut Verdicts<'_>, rows: &mut Ruleset) {
+    let mut entries = |direction| -> Entries {
+        let workloads = scene.workloads.iter();
+
+        workloads
+            .map(|workload| {
+                let question = workload::question(direction);
+                let asked = Asked {
+                    question,
+                    tiers: tiers.applying(question, &workload.labels),
+                    profiles: scene.existing(&workload.profiles),
+                    options: &scene.options,
+                };
+                let chain = verdicts.add(asked.group(Vec::new()));
+
+                (workload.interface.clone(), Verdict::Goto(chain))
+            })
+            .collect()
+    };
+    let egress = entries(Direction::Egress);
+    let ingress = entries(Direction::Ingress);
+
+    workload::write(&scene.options, egress, ingress, rows);
+}
+
+fn hosts(scene: &Scene, tiers: &Tiers<'_>, verdicts: &mut Verdicts<'_>, rows: &mut Ruleset) {
+    let interfaces: Vec<_> = scene
+        .hosts
+        .iter()
+        .map(|host| host.interface.clone())
+        .collect();
+    let admits = scene
+        .policies
+        .iter()
+        .any(|policy| policy.stage != Stage::Normal);
+    let mut ask = |place: usize, question: Question, head| {
+        let host = &scene.hosts[place];
+        let asked = Asked {
+            question,
+            tiers: tiers.applying(question, &host.labels),
+            profiles: scene.existing(&host.profiles),
+            options: &scene.options,
+        };
+
+        asked.is_needed().then(|| verdicts.add(asked.group(head)))
+    };
+    host::write(&interfaces, &scene.options, admits, &mut ask, rows);
+}
+
+impl Scene {
+    /// Returns the profiles that exist, of some names.
+    fn existing(&self, names: &[String]) -> Vec<&Profile> {
+        names
+            .iter()
+            .filter_map(|name| self.profiles.get(name))
+            .collect()
+    }
+}
+
 impl Ruleset {
     /// Returns the names of the sets that rules speak of.
     fn spoken_of(&self) -> BTreeSet<String> {
         let rules = self.chains.values().flat_map(|chain| &chain.rules);
 
-        rules
-            .flat_map(|rule| {
-                let in_matches = rule.matches.iter().filter_map(set_of);
-                let in_statement = match &rule.statement {
-                    Statement::InputVerdict(map) | Statement::OutputVerdict(map) => Some(map),
-                    Statement::Accept
-                    | Statement::Drop
-                    | Statement::Return
-                    | Statement::Jump(_)
-                    | Statement::Goto(_)
-                    | Statement::AcceptUntracked
-                    | Statement::Log(_)
-                    | Statement::LogAndDrop(_)
-                    | Statement::Snat(_)
-                    | Statement::Masquerade
-                    | Statement::SetMark { .. }
-                    | Statement::Continue => None,
-                };
-
-                in_matches.chain(in_statement).cloned()
-            })
-            .collect()
+        rules.flat_map(spoken_of).cloned().collect()
     }
+}
+
+/// Returns the names of the sets that a rule speaks of.
+pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &String> {
+    let in_matches = rule.matches.iter().filter_map(set_of);
+    let in_statement = match &rule.statement {
+        Statement::InputVerdict(map) | Statement::OutputVerdict(map) => Some(map),
+        Statement::Accept
+        | Statement::Drop
+        | Statement::Return
+        | Statement::Jump(_)
+        | Statement::Goto(_)
+        | Statement::AcceptUntracked
+        | Statement::Log(_)
+        | Statement::LogAndDrop(_)
+        | Statement::Snat(_)
+        | Statement::Masquerade
+        | Statement::SetMark { .. }
+        | Statement::Continue => None,
+    };
+
+    in_matches.chain(in_statement)
 }
 
 /// Returns the set that a condition looks into.

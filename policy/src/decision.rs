@@ -1,6 +1,7 @@
 //! A verdict, and who gave it.
 
 use model::policy::{Direction, RuleRef};
+use serde::{Deserialize, Serialize};
 
 /// What becomes of a packet, and who decided on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub struct Outcome {
 }
 
 /// Whether a packet passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// It passes.
     Allow,
@@ -34,7 +35,8 @@ pub struct Decision {
 }
 
 /// A point on a packet's way where policy is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Point {
     /// What a pod or a host sends.
     Egress,
@@ -43,6 +45,7 @@ pub enum Point {
     /// What a host forwards.
     Forward,
     /// What comes to a host, before its destination is translated.
+    #[serde(rename = "preDNAT")]
     PreDnat,
     /// What comes to a host or leaves it, before connections are tracked.
     Untracked,
@@ -63,6 +66,29 @@ pub enum Cause {
     Setting(&'static str),
     /// Nobody: no policy and no profile allows it.
     Nobody,
+}
+
+impl Verdict {
+    /// Returns the word that reports use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "Allow",
+            Self::Deny => "Deny",
+        }
+    }
+}
+
+impl Point {
+    /// Returns the word that reports use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+            Self::Forward => "forward",
+            Self::PreDnat => "preDNAT",
+            Self::Untracked => "untracked",
+        }
+    }
 }
 
 impl Outcome {

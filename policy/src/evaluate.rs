@@ -17,11 +17,19 @@ mod hook;
 mod host;
 mod matching;
 mod path;
+mod question;
 mod tier;
 
-use model::policy::{HostEndpoint, NetworkSet};
+use std::net::IpAddr;
 
-use self::{crossing::State, tier::SortedTier};
+use model::policy::{HostEndpoint, NetworkSet, Profile, Protocol};
+
+use self::{crossing::State, question::Record, tier::SortedTier};
+pub(crate) use self::{
+    matching::{Which, is_icmp, is_in_nets, is_outside_nets},
+    question::Question,
+    tier::{AskedTier, Chain},
+};
 use crate::{
     cluster::{Cluster, Endpoint, Pod, PodNetwork},
     decision::{Decision, Outcome, Verdict},
@@ -82,21 +90,36 @@ impl<'a> Evaluator<'a> {
     ///
     /// Places that the cluster does not have are taken for other machines.
     pub fn evaluate(&self, packet: &Packet) -> Outcome {
+        self.follow(packet, &mut Record::default())
+    }
+
+    /// Returns the verdict on a packet, and every question that was put to an endpoint's tiers on its way: what an
+    /// explanation goes through.
+    pub(crate) fn consult(&self, packet: &Packet) -> (Outcome, Vec<Question>) {
+        let mut record = Record::with_questions();
+        let outcome = self.follow(packet, &mut record);
+
+        (outcome, record.into_questions())
+    }
+
+    fn follow(&self, packet: &Packet, record: &mut Record) -> Outcome {
         let path = self.path(packet);
-        let mut decisions = Vec::new();
         let mut tracked = Vec::new();
         for crossing in &path {
-            let crossed = crossing.pass(self, State::New, &mut decisions);
+            let crossed = crossing.pass(self, State::New, record);
             match crossed {
                 Ok(tracking) => tracked.push(tracking),
-                Err(denial) => return denied(decisions, *denial),
+                Err(denial) => return denied(record.take_decisions(), *denial),
             }
         }
+        let decisions = record.take_decisions();
         for (crossing, tracking) in path.iter().zip(tracked).rev() {
             let state = tracking.of_answer(has_memory(packet.header.protocol));
             let answer = crossing.answered();
             // Who lets an answer through is of no interest; who does not, is.
-            if let Err(denial) = answer.pass(self, state, &mut Vec::new()) {
+            let mut answered = record.for_answer(decisions.len());
+            if let Err(denial) = answer.pass(self, state, &mut answered) {
+                record.adopt(answered);
                 return denied(decisions, *denial);
             }
         }
@@ -105,6 +128,45 @@ impl<'a> Evaluator<'a> {
             verdict: Verdict::Allow,
             decisions,
         }
+    }
+
+    /// Returns a profile by its name.
+    pub(crate) fn profile(&self, name: &str) -> Option<&Profile> {
+        self.cluster.profiles.get(name)
+    }
+
+    /// Returns the pod with a network of its own that has an address.
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Option<&'a Pod> {
+        self.workload_at(address).map(|(pod, _)| pod)
+    }
+
+    /// Returns the pod that has an address, and its labels, inherited ones too.
+    pub(crate) fn workload_at(&self, address: IpAddr) -> Option<(&'a Pod, &Labels)> {
+        self.workloads
+            .iter()
+            .find(|(pod, _)| pod.addresses.contains(&address))
+            .map(|(pod, endpoint)| (*pod, &endpoint.labels))
+    }
+
+    /// Returns the pods with a network of their own.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = (&'a Pod, &Endpoint)> {
+        self.workloads
+            .iter()
+            .map(|(pod, endpoint)| (*pod, endpoint))
+    }
+
+    /// Returns the hosts' endpoints.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&'a HostEndpoint, &Endpoint)> {
+        self.hosts.iter().map(|(host, endpoint)| (*host, endpoint))
+    }
+
+    /// Returns the number that an endpoint gives the name of a port.
+    pub(crate) fn named_port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        let mut ports = self.endpoints().flat_map(|endpoint| &endpoint.ports);
+
+        ports
+            .find(|port| port.name == name && port.protocol == protocol)
+            .map(|port| port.port)
     }
 
     /// Returns every endpoint with the addresses that stand for it.

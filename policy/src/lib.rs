@@ -14,12 +14,17 @@
 
 pub mod cluster;
 pub mod compile;
+pub mod compiler;
 pub mod decision;
 pub mod evaluate;
+pub mod explain;
+pub mod judge;
 pub mod packet;
 pub mod scenario;
 
 pub use cluster::Cluster;
+pub use compiler::Compiler;
 pub use decision::{Cause, Decision, Outcome, Point, Verdict};
 pub use evaluate::Evaluator;
+pub use judge::Judge;
 pub use packet::{Header, Packet, Place, Translation, Translator};

@@ -96,6 +96,7 @@ impl Header {
                 source: ports.destination,
                 destination: ports.source,
             }),
+            icmp: self.icmp.map(IcmpHeader::answer),
             ..*self
         }
     }
@@ -109,6 +110,31 @@ impl Header {
                 ..ports
             }),
             ..*self
+        }
+    }
+}
+
+impl IcmpHeader {
+    /// Pairs of question and answer of ICMP (RFC 792: echo, timestamp) and ICMPv6 (RFC 4443: echo; RFC 4620: node
+    /// information).
+    const ANSWERS: [(u8, u8); 4] = [(8, 0), (13, 14), (128, 129), (139, 140)];
+
+    /// Returns what answers it; what nothing answers stays as it is.
+    fn answer(self) -> Self {
+        let pair = Self::ANSWERS.into_iter().find_map(|(question, answer)| {
+            let is_question = self.kind == question;
+            let is_answer = self.kind == answer;
+
+            match (is_question, is_answer) {
+                (true, _) => Some(answer),
+                (false, true) => Some(question),
+                (false, false) => None,
+            }
+        });
+
+        Self {
+            kind: pair.unwrap_or(self.kind),
+            ..self
         }
     }
 }

@@ -20,7 +20,7 @@ use model::resource::FieldError;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use self::{probe::Prober, state::State};
+use self::state::State;
 pub use self::{
     probe::{Difference, Probe},
     report::{DecisionEntry, Entry, ProbeVerdict, Report, ResourceError},
@@ -30,7 +30,15 @@ pub use self::{
         ServiceEntry, ServicePortEntry, Topology,
     },
 };
-use crate::{Cluster, Evaluator};
+pub(crate) use self::{
+    probe::{Flow, Prober},
+    reference::place,
+    report::object_name,
+};
+use crate::{
+    Cluster, Evaluator,
+    explain::{self, Explanation},
+};
 
 /// The group, version and kind of a policy test.
 pub const API_VERSION: &str = "meshd.dev/v1";
@@ -153,6 +161,25 @@ impl PolicyTest {
         Ok(state.cluster())
     }
 
+    /// Says why the packets of every probe of every state pass or not: step, place of the probe, and what it is about.
+    ///
+    /// Fails where [`run`](Self::run) does, and where a probe is about too many packets to be explained.
+    pub fn explain(
+        &self,
+        files: &[Source],
+    ) -> Result<Vec<(usize, usize, Vec<Explanation>)>, FieldError> {
+        let mut state = State::new(&self.topology)?;
+        // Whoever asks for verdicts hears of objects that were refused.
+        let _ = state.apply(&self.sources(files));
+        let mut found = explain_all(&state, &self.probes, 0)?;
+        for (index, step) in self.steps.iter().enumerate() {
+            let _ = step.take(&mut state, index)?;
+            found.extend(explain_all(&state, &step.probes, index + 1)?);
+        }
+
+        Ok(found)
+    }
+
     fn sources(&self, files: &[Source]) -> Vec<Source> {
         let own = self.resources.iter().enumerate();
         let own = own.map(|(index, value)| Source {
@@ -162,6 +189,26 @@ impl PolicyTest {
 
         own.chain(files.iter().cloned()).collect()
     }
+}
+
+fn explain_all(
+    state: &State,
+    probes: &[Probe],
+    step: usize,
+) -> Result<Vec<(usize, usize, Vec<Explanation>)>, FieldError> {
+    let cluster = state.cluster();
+    let evaluator = Evaluator::new(&cluster);
+    let prober = Prober {
+        cluster: &cluster,
+        evaluator: &evaluator,
+        outside: state.outside(),
+        path: "probe".to_owned(),
+    };
+    let probes = probes.iter().enumerate();
+
+    probes
+        .map(|(index, probe)| Ok((step, index, explain::of_probe(&prober, probe, VERDICTS_MAX)?)))
+        .collect()
 }
 
 fn probe_all(

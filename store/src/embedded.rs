@@ -11,6 +11,7 @@
 
 mod feed;
 mod member;
+mod namespace;
 mod range;
 mod reader;
 mod schema;
@@ -115,6 +116,7 @@ impl Embedded {
         let feeds = Arc::new(Feeds::new());
         let (revoke, revocations) = watch::channel(0);
         let writer = Writer::start(connection, options, Arc::clone(&feeds), revoke)?;
+        writer.begin(namespace::ensure_all);
 
         Ok(Self {
             writer,

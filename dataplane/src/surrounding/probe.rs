@@ -2,7 +2,7 @@
 
 use model::Family;
 
-use super::Way;
+use super::{Way, packet::Packet};
 use crate::{
     address::{family_number, put_address},
     netlink::{Attributes, Message, NetlinkError, Received, Socket, u32_ne},
@@ -33,17 +33,29 @@ pub(super) enum Answer {
     Refused,
 }
 
-/// Asks for a way; `None` where the answer names no device. `iif` is the index of the device by which the
-/// packets come in.
+/// By which device packets come in, or to which they are bound, by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// Neither is known.
+    Any,
+    /// They come in by it.
+    In(u32),
+    /// Their socket is bound to it.
+    Out(u32),
+}
+
+/// Asks for the way of a packet; `None` where the answer names no device.
 pub(super) fn answer(
     socket: &mut Socket,
     way: &Way,
-    iif: Option<u32>,
+    packet: &Packet,
+    by: By,
 ) -> Result<Option<Answer>, NetlinkError> {
     let family = Family::of(way.to);
     let mut header = [0; HEADER];
     header[0] = family_number(family);
     header[1] = family.bits();
+    header[3] = packet.class();
     if family == Family::V4 {
         header[8..].copy_from_slice(&NAME_TABLE.to_ne_bytes());
     }
@@ -55,9 +67,12 @@ pub(super) fn answer(
     if let Some((source, _)) = way.from {
         put_address(&mut request, attribute::SOURCE, source);
     }
-    if let Some(index) = iif {
-        request.put_u32(attribute::IIF, index);
+    match by {
+        By::Any => {}
+        By::In(index) => request.put_u32(attribute::IIF, index),
+        By::Out(index) => request.put_u32(attribute::OIF, index),
     }
+    packet.put(&mut request);
     if way.mark != 0 {
         request.put_u32(attribute::MARK, way.mark);
     }

@@ -5,7 +5,11 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 use model::Family;
 
-use super::Way;
+use super::{
+    Way,
+    packet::{Asks, Packet},
+    vrf::Domain,
+};
 use crate::{
     address::family_number,
     netlink::{self, Attributes, Message, NetlinkError, Received, Socket, text, u32_ne},
@@ -38,9 +42,8 @@ mod attribute {
     pub(super) const TABLE: u16 = 15;
     pub(super) const MARK_MASK: u16 = 16;
     pub(super) const OIF: u16 = 17;
+    pub(super) const L3MDEV: u16 = 19;
     pub(super) const PROTOCOL: u16 = 21;
-    /// What no way of ours has: a tunnel's number, VRF, users, transport protocol, ports.
-    pub(super) const OTHERS: [u16; 6] = [12, 19, 20, 22, 23, 24];
 }
 
 /// What a rule does.
@@ -48,6 +51,8 @@ mod attribute {
 pub(super) enum Action {
     /// Looks in this table.
     Lookup(u32),
+    /// Looks in the table of the VRF to which the packet's device belongs (`l3mdev`).
+    LookupDomain,
     /// Refuses, in this word.
     Refuse(&'static str),
     /// Goes elsewhere, or nothing.
@@ -68,9 +73,9 @@ pub(super) struct Rule {
     oif: Option<String>,
     /// Value and mask.
     mark: Option<(u32, u32)>,
-    suppress: Option<u32>,
-    /// It also asks for something that we have no words for.
-    asks_more: bool,
+    pub(super) suppress: Option<u32>,
+    /// What it asks of single packets.
+    pub(super) asks: Asks,
 }
 
 /// Lists the rules of a family in the order in which they are asked.
@@ -96,6 +101,8 @@ fn read(message: &Received<'_>, family: Family) -> Option<Rule> {
     };
     let name = |kind| attributes.find(kind).and_then(text).map(str::to_owned);
     let protocol = attributes.find(attribute::PROTOCOL);
+    let domain = attributes.find(attribute::L3MDEV);
+    let has_domain = domain.is_some_and(|value| value != [0]);
     let mark = number(attribute::MARK).unwrap_or(0);
     let mask = number(attribute::MARK_MASK).unwrap_or(if mark == 0 { 0 } else { u32::MAX });
 
@@ -105,6 +112,7 @@ fn read(message: &Received<'_>, family: Family) -> Option<Rule> {
             .and_then(|bytes| bytes.first().copied())
             .unwrap_or(0),
         action: match header[7] {
+            LOOKUP if has_domain => Action::LookupDomain,
             LOOKUP => Action::Lookup(number(attribute::TABLE).unwrap_or(u32::from(header[4]))),
             code => REFUSALS
                 .iter()
@@ -119,17 +127,15 @@ fn read(message: &Received<'_>, family: Family) -> Option<Rule> {
         oif: name(attribute::OIF),
         mark: (mask != 0).then_some((mark, mask)),
         suppress: number(attribute::SUPPRESS_PREFIX).filter(|length| *length != UNSET),
-        asks_more: header[3] != 0
-            || attribute::OTHERS
-                .iter()
-                .any(|kind| attributes.find(*kind).is_some_and(|value| value != [0])),
+        asks: Asks::read(attributes, header[3], family),
     })
 }
 
 impl Rule {
-    /// Returns whether the kernel made it when the namespace began.
+    /// Returns whether the kernel made it when the namespace began; that for VRFs comes with the first
+    /// of them.
     pub(super) fn is_kernels(&self) -> bool {
-        self.protocol == KERNEL
+        self.protocol == KERNEL && self.action != Action::LookupDomain
     }
 
     /// Returns whether it looks for a mark that has any of these bits.
@@ -138,24 +144,38 @@ impl Rule {
             .is_some_and(|(value, mask)| value & mask & bits != 0)
     }
 
-    /// Returns whether a way's packets are asked by this rule. Ports, users and the like are not.
-    pub(super) fn takes(&self, way: &Way) -> bool {
+    /// Returns whether it takes a packet of a way; `domain` is the VRF of the device by which it comes in.
+    pub(super) fn takes(&self, way: &Way, packet: &Packet, domain: Option<&Domain>) -> bool {
         let source = way.from.as_ref().map(|(address, _)| *address);
-        let iif = way.from.as_ref().and_then(|(_, device)| device.as_ref());
-        let iif = iif.map_or("lo", |device| device.as_str());
         let within = |net: &Option<IpNet>, address: Option<IpAddr>| match net {
             None => true,
             Some(net) => net.prefix_len() == 0 || address.is_some_and(|a| net.contains(&a)),
         };
         let fits = within(&self.source, source)
             && within(&self.destination, Some(way.to))
-            && self.iif.as_ref().is_none_or(|name| name == iif)
+            && self.comes_in_by(way, domain)
             && self.oif.is_none()
+            && (self.action != Action::LookupDomain || domain.is_some())
+            && self.asks.fit(packet)
             && self
                 .mark
                 .is_none_or(|(value, mask)| way.mark & mask == value & mask);
 
-        !self.asks_more && fits != self.inverted
+        fits != self.inverted
+    }
+
+    /// Returns whether it takes only packets of a certain kind.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.inverted && self.asks != Asks::default()
+    }
+
+    /// A rule may name the device, or the VRF that it belongs to.
+    fn comes_in_by(&self, way: &Way, domain: Option<&Domain>) -> bool {
+        let device = way.from.as_ref().and_then(|(_, device)| device.as_ref());
+        let device = device.map_or("lo", |device| device.as_str());
+        let asked = self.iif.as_ref();
+
+        asked.is_none_or(|name| name == device || domain.is_some_and(|d| d.vrf.as_str() == name))
     }
 }
 
@@ -184,7 +204,9 @@ impl fmt::Display for Rule {
         if let Some(name) = &self.oif {
             write!(f, " oif {name}")?;
         }
+        write!(f, "{}", self.asks)?;
         match self.action {
+            Action::LookupDomain => write!(f, " lookup [l3mdev-table]")?,
             Action::Lookup(table) => write!(f, " lookup {}", table_name(table))?,
             Action::Refuse(word) => write!(f, " {word}")?,
             Action::Other => write!(f, " (goto or nop)")?,
@@ -289,9 +311,10 @@ mod tests {
             source: Some("10.65.1.0/26".parse().unwrap()),
             ..rule(1, 1)
         };
-        let ports = Rule {
-            asks_more: true,
-            ..rule(1, 1)
+        let domain = Domain::example("blue", 10);
+        let in_domain = Rule {
+            action: Action::LookupDomain,
+            ..rule(1000, 0)
         };
         let (plain, tunnel, pod) = (
             way(None, 0),
@@ -300,17 +323,22 @@ mod tests {
         );
 
         assert_eq!(
-            [&plain, &tunnel].map(|way| marked.takes(way)),
+            [&plain, &tunnel].map(|way| takes(&marked, way)),
             [false, true]
         );
         assert_eq!(
-            [&plain, &tunnel].map(|way| others.takes(way)),
+            [&plain, &tunnel].map(|way| takes(&others, way)),
             [true, false]
         );
-        assert_eq!([&plain, &pod].map(|way| from.takes(way)), [false, true]);
-        assert!(!ports.takes(&plain));
+        assert_eq!([&plain, &pod].map(|way| takes(&from, way)), [false, true]);
+        assert!(!takes(&in_domain, &pod));
+        assert!(in_domain.takes(&pod, &pod.packet, Some(&domain)));
         assert!(marked.looks_for(0x20_0000) && others.looks_for(0x20_0000));
         assert!(!from.looks_for(0x20_0000));
+    }
+
+    fn takes(rule: &Rule, way: &Way) -> bool {
+        rule.takes(way, &way.packet, None)
     }
 
     fn rule(priority: u32, table: u32) -> Rule {
@@ -326,7 +354,7 @@ mod tests {
             oif: None,
             mark: None,
             suppress: None,
-            asks_more: false,
+            asks: Asks::default(),
         }
     }
 
@@ -337,6 +365,8 @@ mod tests {
             to: "10.65.2.1".parse().unwrap(),
             mark,
             planned: None,
+            packet: Packet::any(Family::V4),
+            tunnel: None,
         }
     }
 }

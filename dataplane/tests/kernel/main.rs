@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod address;
+mod conntrack;
 mod contract;
 mod event;
 mod flush;
@@ -15,6 +16,7 @@ mod pod;
 mod route;
 mod rule;
 mod ruleset;
+mod surrounding;
 mod sysctl;
 mod tunnel;
 mod wireguard;

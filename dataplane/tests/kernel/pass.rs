@@ -41,7 +41,7 @@ fn one_pass_brings_everything_in_and_another_has_nothing_to_do() {
         assert!(
             before.contains("default dev wg.cali") || before.contains("10.0.10.0/26 dev wg.cali")
         );
-        assert!(before.contains("lookup 1 proto 80") && before.contains("chain guard"));
+        assert!(before.contains("lookup 1 proto 80") && before.contains("chain barrier"));
     });
 }
 
@@ -86,7 +86,7 @@ fn no_route_and_no_rule_is_made_while_the_guard_is_refused() {
 
         assert_eq!(report.failures.keys().collect::<Vec<_>>(), ["nftables"]);
         assert!(
-            report.failures["nftables"].contains("rule 1 of inet guard"),
+            report.failures["nftables"].contains("rule 1 of inet barrier"),
             "{report:?}"
         );
         assert_eq!(report.retry_at, Some(at(100)));
@@ -127,15 +127,56 @@ fn the_guard_stays_while_a_route_is_refused() {
 
         assert_eq!(report.failures.keys().collect::<Vec<_>>(), ["routes"]);
         assert!(
-            nft("list ruleset").contains("chain guard"),
+            nft("list ruleset").contains("chain barrier"),
             "no half of an unset is applied"
         );
         assert!(table(1).contains("unreachable 10.0.0.0/16"));
 
         plan.routes.unset(&key(1, "fd09::/64", 1024));
         assert_eq!(dataplane.apply(&mut plan, at(20)).troubles(), [].into());
-        assert!(!nft("list ruleset").contains("chain guard"));
+        assert!(!nft("list ruleset").contains("chain barrier"));
         assert_eq!(table(1) + &ip("rule show prio 99"), "");
+    });
+}
+
+#[test]
+fn policy_goes_at_once_whatever_is_refused_behind_it() {
+    alone(|| {
+        let mut dataplane = dataplane(None);
+        let mut plan = guarded_route(Statement::Drop);
+        let chain = ChainKey {
+            table: NftFamily::Inet,
+            name: "policy_in_x".into(),
+        };
+        let set = SetKey {
+            table: NftFamily::Inet,
+            name: "allowed".into(),
+        };
+        let allowed = (set.clone(), Element::Net("10.65.0.0/24".parse().unwrap()));
+        plan.nft_sets.set(set, SetKind::Nets(Family::V4));
+        plan.nft_elements.set(allowed.clone(), ());
+        let empty = Chain {
+            hook: None,
+            rules: Vec::new(),
+        };
+        plan.nft_chains.set(chain.clone(), empty);
+        dataplane.apply(&mut plan, at(0));
+        assert!(nft("list ruleset").contains("10.65.0.0/24"));
+
+        plan.nft_elements.unset(&allowed);
+        plan.nft_chains.unset(&chain);
+        let wrong = Route {
+            source: Some("2001:db8::99".parse().unwrap()),
+            ..route(RouteVia::Unreachable)
+        };
+        plan.routes.set(key(1, "fd09::/64", 1024), wrong);
+        let report = dataplane.apply(&mut plan, at(10));
+
+        assert_eq!(report.failures.keys().collect::<Vec<_>>(), ["routes"]);
+        let ruleset = nft("list ruleset");
+        assert!(!ruleset.contains("10.65.0.0/24"), "{ruleset}");
+        assert!(!ruleset.contains("policy_in_x"), "{ruleset}");
+        assert!(ruleset.contains("chain barrier"));
     });
 }
 
@@ -168,7 +209,7 @@ fn the_guard_stays_while_anything_before_it_cannot_be_removed() {
             "routes go before devices"
         );
         assert!(
-            nft("list ruleset").contains("chain guard"),
+            nft("list ruleset").contains("chain barrier"),
             "and the guard goes last"
         );
     });
@@ -287,7 +328,7 @@ pub(crate) fn guarded_route(statement: Statement) -> Plan {
     };
     let set = SetKey {
         table: NftFamily::Inet,
-        name: "pools_v4".into(),
+        name: "space4".into(),
     };
     plan.nft_sets.set(set.clone(), SetKind::Nets(Family::V4));
     plan.nft_elements
@@ -299,14 +340,14 @@ pub(crate) fn guarded_route(statement: Statement) -> Plan {
         policy: Policy::Accept,
     };
     let rule = Rule {
-        matches: vec![Match::Destination(Sense::Is, Family::V4, "pools_v4".into())],
+        matches: vec![Match::Destination(Sense::Is, Family::V4, "space4".into())],
         counter: true,
         statement,
         comment: "nothing leaves in plain text".into(),
     };
     let key_of_guard = ChainKey {
         table: NftFamily::Inet,
-        name: "guard".into(),
+        name: "barrier".into(),
     };
     plan.nft_chains.set(
         key_of_guard,

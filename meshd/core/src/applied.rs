@@ -12,7 +12,7 @@ use model::{
     plan::{RouteVia, RowKey},
 };
 
-use crate::{World, ledger::Owner, member::Member};
+use crate::{World, lapse::Lapses, ledger::Owner, member::Member};
 
 /// The last pass over the plan.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub(crate) struct Applied {
     pub(crate) backends: BTreeMap<InterfaceName, DeviceBackend>,
     /// What somebody else has where it belongs to us.
     pub(crate) conflicts: Vec<Conflict>,
+    /// Handshakes of peers that the plan is without.
+    pub(crate) lapses: Lapses,
 }
 
 impl Applied {

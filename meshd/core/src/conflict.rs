@@ -7,7 +7,9 @@ use std::{collections::BTreeMap, fmt::Display};
 
 use model::{
     Family, InterfaceName,
-    conflict::{Conflict, Detour, ForeignRule, NetworkManager, Taken, Traffic},
+    conflict::{
+        Conflict, Detour, ForeignRule, Membership, NetworkManager, Role, Share, Taken, Traffic,
+    },
     constant::{SOURCE_TABLE, TUNNEL_MARK, TUNNEL_TABLE},
 };
 
@@ -38,6 +40,8 @@ impl World {
         let marks = found.marks.iter();
         let marks = marks.map(|rule| format!("rule \"{rule}\" looks for {TUNNEL_MARK:#x}, the mark on WireGuard's own packets: use another mark"));
         texts.insert("ForeignMark", marks.collect());
+        let memberships = found.memberships.iter().map(membership);
+        texts.insert("Vrf", memberships.collect());
         let managers = found.managers.iter().map(|manager| unmanaged(*manager));
         texts.insert("NetworkManager", managers.collect());
 
@@ -120,6 +124,7 @@ impl World {
     fn detour(&self, detour: &Detour) -> String {
         let Detour {
             traffic,
+            share,
             example,
             planned,
             taken,
@@ -129,6 +134,10 @@ impl World {
         let instead = match planned {
             Some(device) => format!(" instead of {device}"),
             None => String::new(),
+        };
+        let some = match share {
+            Share::All => "",
+            Share::Some => "some ",
         };
         let fate = match (traffic, taken) {
             (Traffic::ToPods | Traffic::ToMembers, Taken::Device(..))
@@ -141,7 +150,7 @@ impl World {
         let (text, advice) = (&rule.text, self.advice(rule));
 
         format!(
-            "rule \"{text}\" ({family}) takes {traffic} (such as {example}) {taken}{instead}{fate}{advice}"
+            "rule \"{text}\" ({family}) takes {some}{traffic} (such as {example}) {taken}{instead}{fate}{advice}"
         )
     }
 
@@ -157,6 +166,36 @@ impl World {
             Some(0) | None => behind,
         }
     }
+}
+
+fn membership(membership: &Membership) -> String {
+    let Membership {
+        device,
+        role,
+        vrf,
+        table,
+    } = membership;
+    let (which, harm, remedy) = match role {
+        Role::Tunnel => (
+            "",
+            "what peers send is looked up in that table, not in ours",
+            "",
+        ),
+        Role::Pod => (
+            ", which is a pod's,",
+            "what the pod sends is looked up in that table where ours leave off",
+            "",
+        ),
+        Role::Underlay => (
+            ", by which peers are reached,",
+            "WireGuard's packets are not the VRF's, and neither leave nor arrive there",
+            ", or give table main routes to the peers and set net.ipv4.udp_l3mdev_accept to 1",
+        ),
+    };
+
+    format!(
+        "{device}{which} belongs to the VRF {vrf} (table {table}): {harm}; take it out (ip link set {device} nomaster){remedy}"
+    )
 }
 
 fn unmanaged(manager: NetworkManager) -> String {

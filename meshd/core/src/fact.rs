@@ -45,7 +45,7 @@ pub(crate) struct Facts {
     pub(crate) invalid: BTreeMap<ObjectKey, String>,
     blocks_of: BTreeMap<NodeName, BTreeSet<IpNet>>,
     claims_of: BTreeMap<NodeName, BTreeSet<IpAddr>>,
-    key_users: BTreeMap<PublicKey, BTreeSet<NodeName>>,
+    pub(crate) key_users: BTreeMap<PublicKey, BTreeSet<NodeName>>,
     claim_users: BTreeMap<String, BTreeSet<NodeName>>,
     address_users: BTreeMap<IpAddr, BTreeSet<NodeName>>,
 }
@@ -68,6 +68,8 @@ pub(crate) struct Touched {
     pub(crate) all: bool,
     /// What this node says and owns.
     pub(crate) own: bool,
+    /// Policy, or what it speaks of.
+    pub(crate) policy: bool,
 }
 
 impl Touched {
@@ -79,6 +81,13 @@ impl Touched {
         Self {
             all: true,
             own: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn policy() -> Self {
+        Self {
+            policy: true,
             ..Self::default()
         }
     }
@@ -95,6 +104,7 @@ impl Touched {
         self.blocks.extend(other.blocks);
         self.all |= other.all;
         self.own |= other.own;
+        self.policy |= other.policy;
     }
 
     pub(crate) fn is_nothing(&self) -> bool {

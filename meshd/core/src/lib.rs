@@ -20,9 +20,11 @@
 mod applied;
 mod config;
 mod conflict;
+mod enforce;
 mod fact;
 mod foreign;
 mod guard;
+mod lapse;
 mod ledger;
 mod machine;
 mod member;
@@ -39,6 +41,7 @@ mod reason;
 mod report;
 mod route;
 mod task;
+pub mod why;
 mod wish;
 mod world;
 

@@ -7,6 +7,7 @@ use model::{Family, InterfaceName, NodeName, Phase, PublicKey, family::host_net,
 
 use crate::{
     World,
+    fact::Touched,
     guard::{self, Sends},
     ledger::{Owner, Row},
     member::{Carrier, Judge, Member},
@@ -33,7 +34,7 @@ impl World {
             member.retained = self.retained(name, former, member);
         }
         self.recount_mtus(former.as_ref(), judged.as_ref());
-        self.forget_handshakes(former.as_ref(), judged.as_ref());
+        self.lapse_handshakes(name, former.as_ref(), judged.as_ref());
         let Some(member) = judged else {
             self.phases.part(name);
             self.decided.remove(name);
@@ -191,11 +192,18 @@ impl World {
             .collect()
     }
 
-    /// A peer that is taken out has to prove itself again when it comes back.
+    /// A peer that is taken out of the machine has to prove itself again when it comes back.
     ///
     /// One that withdrew and is retained need not, if our own record shows tunnels: then it has us
-    /// as a peer again before it says that it accepts.
-    fn forget_handshakes(&mut self, former: Option<&Member>, member: Option<&Member>) {
+    /// as a peer again before it says that it accepts. While our record shows none, whoever goes may
+    /// have taken us out.
+    fn lapse_handshakes(
+        &mut self,
+        name: &NodeName,
+        former: Option<&Member>,
+        member: Option<&Member>,
+    ) {
+        let generation = self.plan.generation;
         let own = self.facts.nodes.get(&self.facts.own);
         let record = own.and_then(|node| publish::record_of(node));
         let is_shown = record.is_some_and(|record| !record.tunnels.is_empty());
@@ -215,12 +223,33 @@ impl World {
             .flat_map(|member| member.known_carriers().values())
         {
             if !still(carrier) {
-                self.facts
-                    .handshakes
-                    .remove(&(carrier.device.clone(), carrier.key));
+                let way = (carrier.device.clone(), carrier.key);
+                if !is_shown {
+                    self.facts.handshakes.remove(&way);
+                } else if self.facts.handshakes.contains(&way) {
+                    self.applied.lapses.leave(name, way, generation);
+                }
                 self.first_seen.remove(&carrier.key);
             }
         }
+        for carrier in member.iter().flat_map(|member| member.carriers.values()) {
+            let way = (carrier.device.clone(), carrier.key);
+            if self.applied.lapses.return_to(name, &way, generation) {
+                self.facts.handshakes.remove(&way);
+            }
+        }
+    }
+
+    /// Forgets the handshakes of peers that a pass took out of the machine.
+    pub(crate) fn forget_lapsed(&mut self) -> Touched {
+        let mut touched = Touched::nothing();
+        for way in self.applied.lapses.pass(self.applied.generation) {
+            self.facts.handshakes.remove(&way);
+            let users = self.facts.key_users.get(&way.1);
+            touched.nodes.extend(users.into_iter().flatten().cloned());
+        }
+
+        touched
     }
 
     fn recount_mtus(&mut self, former: Option<&Member>, member: Option<&Member>) {

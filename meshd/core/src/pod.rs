@@ -1,7 +1,7 @@
 //! Local pods: from the request to the answer, and back.
 //!
 //! ```text
-//! requested ─▶ addresses ─▶ rows in the kernel ─▶ endpoint in the store ─▶ answered
+//! requested ─▶ addresses ─▶ rows in the kernel ─▶ endpoint in the store ─▶ namespace known ─▶ answered
 //! released  ─▶ rows out of the kernel ─▶ addresses given back ─▶ endpoint removed
 //! ```
 //!
@@ -11,11 +11,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use ipnet::IpNet;
 use model::{
-    ActionKind, ActionResult, Family, PodName,
+    ActionKind, ActionResult, Family, Moment, PodName,
     action::{AddressRequest, PodAnswer},
     event::PodRequest,
     family::host_net,
@@ -35,6 +36,10 @@ use crate::{
 /// Name of the network in handles, as Calico's CNI configuration has it.
 const NETWORK: &str = "k8s-pod-network";
 
+/// How long a pod's answer waits for its namespace, which comes with its first endpoint. A pod without one stays
+/// closed.
+const NAMESPACE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Every local pod.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pods {
@@ -53,6 +58,8 @@ pub(crate) struct Pod {
     pub(crate) stage: Stage,
     /// Asked for while its predecessor was still there.
     successor: Option<PodRequest>,
+    /// Its endpoint went from the store while the pod is there.
+    is_unpublished: bool,
 }
 
 /// How far a pod has come.
@@ -62,8 +69,10 @@ pub(crate) enum Stage {
     Assigning,
     /// Its rows are in this generation of the plan.
     Placed(u64),
-    /// Its endpoint is in the store; the answer is due.
-    Published,
+    /// Its endpoint is in the store; its namespace is waited for until then.
+    Published(Moment),
+    /// What its namespace allows is in this generation of the plan; the answer is due.
+    Admitted(u64),
     /// It was answered.
     Ready,
     /// It gets no interface.
@@ -79,6 +88,24 @@ impl Pods {
     pub(crate) fn placed(&self) -> impl Iterator<Item = (&PodName, &Pod)> {
         self.pods.iter().filter(|(_, pod)| pod.is_placed())
     }
+
+    /// Returns when a pod has waited long enough.
+    pub(crate) fn poll_timeout(&self) -> Option<Moment> {
+        let waiting = self.ready.iter().filter_map(|name| self.pods.get(name));
+
+        waiting
+            .filter_map(|pod| match pod.stage {
+                Stage::Published(until) => Some(until),
+                Stage::Assigning
+                | Stage::Placed(_)
+                | Stage::Admitted(_)
+                | Stage::Ready
+                | Stage::Failed(_)
+                | Stage::Leaving(_)
+                | Stage::Released => None,
+            })
+            .min()
+    }
 }
 
 impl Pod {
@@ -89,20 +116,25 @@ impl Pod {
             addresses: BTreeMap::new(),
             stage: Stage::Assigning,
             successor: None,
+            is_unpublished: false,
         }
     }
 
     fn is_placed(&self) -> bool {
         match self.stage {
-            Stage::Placed(_) | Stage::Published | Stage::Ready => true,
+            Stage::Placed(_) | Stage::Published(_) | Stage::Admitted(_) | Stage::Ready => true,
             Stage::Assigning | Stage::Failed(_) | Stage::Leaving(_) | Stage::Released => false,
         }
     }
 
     fn waits(&self) -> bool {
         match self.stage {
-            Stage::Assigning | Stage::Placed(_) | Stage::Leaving(_) => true,
-            Stage::Published | Stage::Ready | Stage::Failed(_) | Stage::Released => false,
+            Stage::Assigning
+            | Stage::Placed(_)
+            | Stage::Published(_)
+            | Stage::Admitted(_)
+            | Stage::Leaving(_) => true,
+            Stage::Ready | Stage::Failed(_) | Stage::Released => false,
         }
     }
 
@@ -131,15 +163,20 @@ impl World {
         match &pod.stage {
             Stage::Ready if is_same(pod) => {
                 pod.request = Some(request);
-                pod.stage = Stage::Published;
+                pod.stage = Stage::Published(self.now);
                 self.replace_pod(&name);
                 self.commit();
             }
-            Stage::Assigning | Stage::Placed(_) | Stage::Published if is_same(pod) => {}
+            Stage::Assigning | Stage::Placed(_) | Stage::Published(_) | Stage::Admitted(_)
+                if is_same(pod) => {}
             Stage::Leaving(_) | Stage::Released | Stage::Failed(_) => {
                 pod.successor = Some(request);
             }
-            Stage::Assigning | Stage::Placed(_) | Stage::Published | Stage::Ready => {
+            Stage::Assigning
+            | Stage::Placed(_)
+            | Stage::Published(_)
+            | Stage::Admitted(_)
+            | Stage::Ready => {
                 pod.successor = Some(request);
                 self.start_leaving(&name);
             }
@@ -158,6 +195,7 @@ impl World {
                 addresses: BTreeMap::new(),
                 stage: Stage::Assigning,
                 successor: None,
+                is_unpublished: false,
             };
             self.pods.pods.insert(name.clone(), pod);
         }
@@ -188,8 +226,11 @@ impl World {
                 Stage::Assigning | Stage::Placed(_),
                 ActionResult::Refused(why),
             ) => pod.stage = Stage::Failed(why),
-            (PodTask::Publish, Stage::Placed(_), _) => pod.stage = Stage::Published,
-            (PodTask::Answer, Stage::Published, _) => pod.stage = Stage::Ready,
+            (PodTask::Publish, Stage::Placed(_), _) => {
+                pod.stage = Stage::Published(self.now + NAMESPACE_PATIENCE);
+            }
+            (PodTask::Publish, Stage::Ready, _) => pod.is_unpublished = false,
+            (PodTask::Answer, Stage::Admitted(_), _) => pod.stage = Stage::Ready,
             (PodTask::Answer, Stage::Failed(_), _) => self.start_leaving(&name),
             (PodTask::Release, Stage::Leaving(_), _) => pod.stage = Stage::Released,
             (PodTask::Remove, Stage::Released, _) => {
@@ -198,7 +239,9 @@ impl World {
                 let successor = self.pods.pods.remove(&name).and_then(|pod| pod.successor);
                 self.pods
                     .pods
-                    .extend(successor.map(|next| (name, Pod::new(next))));
+                    .extend(successor.map(|next| (name.clone(), Pod::new(next))));
+                let touched = self.refresh_endpoint(&name);
+                self.dirty.merge(touched);
             }
             (
                 PodTask::Assign(_)
@@ -255,7 +298,13 @@ impl World {
                 self.tasks.ensure(key(PodTask::Publish), endpoint, self.now);
                 Some(PodTask::Publish)
             }
-            Stage::Published => {
+            Stage::Published(until)
+                if self.policy.has_namespace(&name.namespace) || until <= self.now =>
+            {
+                self.set_stage(name, Stage::Admitted(self.plan.generation));
+                None
+            }
+            Stage::Admitted(generation) if self.has_applied_pod(generation, name) => {
                 let answer = self.answer(&pod, name);
                 let kind = ActionKind::AnswerPod(name.clone(), Ok(answer));
                 self.tasks.ensure(key(PodTask::Answer), kind, self.now);
@@ -279,7 +328,16 @@ impl World {
                 self.tasks.ensure(key(PodTask::Remove), kind, self.now);
                 Some(PodTask::Remove)
             }
-            Stage::Placed(_) | Stage::Leaving(_) | Stage::Ready => None,
+            Stage::Ready if pod.is_unpublished => {
+                let endpoint = ActionKind::PublishEndpoint(Box::new(self.endpoint(&pod, name)));
+                self.tasks.ensure(key(PodTask::Publish), endpoint, self.now);
+                Some(PodTask::Publish)
+            }
+            Stage::Placed(_)
+            | Stage::Published(_)
+            | Stage::Admitted(_)
+            | Stage::Leaving(_)
+            | Stage::Ready => None,
         };
         self.forget_pod_tasks(name, keep);
     }
@@ -479,7 +537,8 @@ impl World {
             Stage::Leaving(_) | Stage::Released => true,
             Stage::Assigning
             | Stage::Placed(_)
-            | Stage::Published
+            | Stage::Published(_)
+            | Stage::Admitted(_)
             | Stage::Ready
             | Stage::Failed(_) => false,
         });
@@ -519,6 +578,24 @@ impl World {
             rows.push(route::to_pod(host_net(*address), host.clone()));
         }
         self.write(Owner::Pod(name.clone()), rows);
+        self.refresh_endpoint(name);
+    }
+
+    /// Returns the endpoint of a pod that has its addresses.
+    pub(crate) fn placed_endpoint(&self, name: &PodName) -> Option<WorkloadEndpoint> {
+        let pod = self.pods.pods.get(name).filter(|pod| pod.is_placed())?;
+
+        Some(self.endpoint(pod, name))
+    }
+
+    /// Puts an endpoint back into the store that somebody removed while its pod is there.
+    pub(crate) fn publish_again(&mut self, name: &PodName) {
+        if let Some(pod) = self.pods.pods.get_mut(name)
+            && pod.stage == Stage::Ready
+        {
+            pod.is_unpublished = true;
+            self.pods.ready.insert(name.clone());
+        }
     }
 
     fn endpoint(&self, pod: &Pod, name: &PodName) -> WorkloadEndpoint {

@@ -345,6 +345,7 @@ fn conditions(world: &World) -> BTreeMap<String, String> {
         }
     }
     conditions.extend(world.conflicts());
+    conditions.extend(world.policy_conditions());
     if let Some(drops) = world.foreign_drops() {
         conditions.insert("ForeignFirewall".into(), drops);
     }

@@ -8,6 +8,7 @@ use model::{
     resource::mesh_configuration::{Backend, EncryptionMode},
     settings::Settings,
 };
+use policy::compile::Options;
 
 use crate::fact::Facts;
 
@@ -32,6 +33,8 @@ pub(crate) struct Wish {
     pub(crate) keepalive: u16,
     /// Networks in which addresses may be claimed, preferred first.
     pub(crate) networks: Vec<IpNet>,
+    /// What policy follows.
+    pub(crate) policy: Options,
     /// What an operator should know, by type.
     pub(crate) conditions: BTreeMap<String, String>,
 }
@@ -107,6 +110,7 @@ impl Wish {
             rule_priority: settings.wireguard_routing_rule_priority.value,
             keepalive: settings.wireguard_keep_alive_seconds.value,
             networks: facts.mesh.underlay_networks.clone(),
+            policy: Options::of(&settings),
             conditions,
         }
     }

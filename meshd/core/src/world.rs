@@ -11,6 +11,7 @@ use model::{
 use crate::{
     Config,
     applied::Applied,
+    enforce::{self, Enforcement},
     fact::{Facts, Touched},
     ledger::{Ledger, Owner, Row},
     member::Member,
@@ -31,6 +32,23 @@ pub const WATCHED: &[Kind] = &[
     Kind::MeshConfiguration,
     Kind::KeyClaim,
     Kind::AddressClaim,
+    Kind::WorkloadEndpoint,
+    Kind::Namespace,
+    Kind::ServiceAccount,
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Tier,
+    Kind::NetworkPolicy,
+    Kind::GlobalNetworkPolicy,
+    Kind::KubernetesNetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::StagedNetworkPolicy,
+    Kind::StagedGlobalNetworkPolicy,
+    Kind::StagedKubernetesNetworkPolicy,
+    Kind::NetworkSet,
+    Kind::GlobalNetworkSet,
+    Kind::HostEndpoint,
+    Kind::Profile,
 ];
 
 /// How often an event may make the world reconsider everything before it rests.
@@ -57,10 +75,13 @@ pub struct World {
     pub(crate) phases: Phases,
     pub(crate) posture: Posture,
     pub(crate) plan: Plan,
+    /// The generation of the plan that last changed anything but policy.
+    mesh_generation: u64,
     pub(crate) ledger: Ledger,
     batch: Vec<(Owner, Vec<Row>)>,
     pub(crate) tasks: Tasks,
     pub(crate) pods: Pods,
+    pub(crate) policy: Enforcement,
     /// Members per device and MTU of their paths.
     pub(crate) mtus: BTreeMap<(InterfaceName, u32), usize>,
     pub(crate) first_seen: BTreeMap<PublicKey, Moment>,
@@ -79,7 +100,7 @@ pub struct World {
     pub(crate) stated: Option<Phase>,
     /// The publication under way.
     pub(crate) draft: Option<NodePublication>,
-    dirty: Touched,
+    pub(crate) dirty: Touched,
     pub(crate) now: Moment,
     pub(crate) effort: u64,
     /// The devices are to go: the generation of the plan without them, until it is applied.
@@ -95,12 +116,14 @@ impl World {
 
         Self {
             wish: Wish::new(&facts, None),
+            policy: Enforcement::new(facts.own.clone()),
             facts,
             own: Own::default(),
             members: BTreeMap::new(),
             phases: Phases::default(),
             posture: Posture::default(),
             plan: Plan::default(),
+            mesh_generation: 0,
             ledger: Ledger::default(),
             batch: Vec::new(),
             tasks: Tasks::default(),
@@ -137,6 +160,11 @@ impl World {
         &mut self.plan
     }
 
+    /// Returns the generation of the plan that last changed anything but policy.
+    pub fn mesh_generation(&self) -> u64 {
+        self.mesh_generation
+    }
+
     /// Returns the next action that is due; call until there is none.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.tasks.poll(self.now)
@@ -144,10 +172,13 @@ impl World {
 
     /// Returns when an [`Event::Tick`] is due at the latest.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.tasks.poll_timeout(), self.phases.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let timeouts = [
+            self.tasks.poll_timeout(),
+            self.phases.poll_timeout(),
+            self.pods.poll_timeout(),
+        ];
+
+        timeouts.into_iter().flatten().min()
     }
 
     /// Returns what the agent says about itself.
@@ -167,14 +198,24 @@ impl World {
 
     fn learn(&mut self, event: Event) -> Touched {
         match event {
-            Event::Applied(resource) => self.facts.insert(resource),
+            Event::Applied(resource) => {
+                self.facts.invalid.remove(&resource.key());
+                let mut touched = self.learn_policy(&resource);
+                touched.merge(self.facts.insert(resource));
+                touched
+            }
             Event::Invalid(key, why) => self.learn_invalid(key, why),
             Event::Deleted(key) => {
                 self.facts.invalid.remove(&key);
-                self.facts.remove(&key)
+                let mut touched = self.forget_policy(&key);
+                touched.merge(self.facts.remove(&key));
+                touched
             }
             Event::InSync(kind) => {
                 self.kinds_in_sync.insert(kind);
+                if kind == Kind::WorkloadEndpoint {
+                    self.publish_missing();
+                }
                 Touched::nothing()
             }
             Event::OutOfSync(kind) => {
@@ -195,7 +236,11 @@ impl World {
                 self.facts.server_saw = addresses;
                 Touched::ourselves()
             }
-            Event::Underlay(links) => self.facts.set_links(links),
+            Event::Underlay(links) => {
+                let mut touched = self.facts.set_links(links);
+                touched.policy |= self.policy.set_links(&self.facts.links);
+                touched
+            }
             Event::Keys(keys) if self.facts.keys == keys => Touched::nothing(),
             Event::Keys(keys) => {
                 self.facts.keys = keys;
@@ -213,7 +258,7 @@ impl World {
             }
             Event::PlanApplied(pass) => {
                 self.applied.learn(pass);
-                Touched::nothing()
+                self.forget_lapsed()
             }
             Event::Firewalls(firewalls) => self.facts.set_firewalls(firewalls),
             Event::Surroundings(surroundings) => {
@@ -224,14 +269,18 @@ impl World {
         }
     }
 
-    /// An object that cannot be read counts as gone; but settings stay as they were, because
-    /// nobody switches encryption off by a typing error.
+    /// An object that cannot be read counts as gone; but settings and policy stay as they were, because
+    /// nobody switches encryption off, or opens a pod, by a typing error.
     fn learn_invalid(&mut self, key: model::ObjectKey, why: String) -> Touched {
         let is_setting = matches!(key.kind, Kind::FelixConfiguration | Kind::MeshConfiguration);
         let touched = if is_setting {
             Touched::everything()
+        } else if enforce::is_kept(key.kind) {
+            Touched::nothing()
         } else {
-            self.facts.remove(&key)
+            let mut touched = self.forget_policy(&key);
+            touched.merge(self.facts.remove(&key));
+            touched
         };
         self.facts.invalid.insert(key, why);
 
@@ -324,6 +373,7 @@ impl World {
             || own.addresses != self.own.addresses
             || own.granted != self.own.granted;
         touched.all |= concerns_members;
+        touched.policy |= self.policy.set_options(&wish.policy);
         self.wish = wish;
         self.own = own;
     }
@@ -377,8 +427,15 @@ impl World {
 
     /// Puts what was written into the plan.
     pub(crate) fn commit(&mut self) {
+        let before = self.plan.generation;
         self.ledger
             .replace(&mut self.plan, std::mem::take(&mut self.batch));
+        if self.plan.generation != before {
+            self.mesh_generation = self.plan.generation;
+        }
+        if self.is_synced {
+            self.effort += self.policy.write(&mut self.plan);
+        }
         let generation = self.plan.generation;
         let decided = self.undecided.drain(..).map(|name| (name, generation));
         self.decided.extend(decided);

@@ -19,9 +19,13 @@ mod family;
 mod foreign;
 #[path = "world/guard.rs"]
 mod guard;
+#[path = "world/handshake.rs"]
+mod handshake;
 #[path = "world/mtu.rs"]
 mod mtu;
 #[path = "world/pod.rs"]
 mod pod;
+#[path = "world/policy.rs"]
+mod policy;
 #[path = "world/switch.rs"]
 mod switch;

@@ -6,6 +6,8 @@
 //! POST   /v1/applied             [Held] → the objects that are not in the kernel yet
 //! POST   /v1/pods                PodRequest → PodAnswer, once the pod's interface is up and guarded
 //! DELETE /v1/pods/NAMESPACE/POD
+//! POST   /v1/why                 Probe → [Why]
+//! GET    /v1/endpoint/NAME       [View]; NAME is NAMESPACE/POD, host/NODE or host/NODE/INTERFACE
 //! ```
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
@@ -28,11 +30,14 @@ use model::{
     event::PodRequest,
     status::{Held, PeerStatus, Status},
 };
+use meshd_core::why::Inquiry;
 use serde::Serialize;
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
 };
+
+use super::question;
 
 /// Largest request body, in bytes.
 const BODY_MAX: usize = 8 * 1024 * 1024;
@@ -55,6 +60,8 @@ pub(crate) enum Ask {
     DeletePod(PodName, oneshot::Sender<Result<(), String>>),
     /// A scrape of the metrics.
     Metrics(oneshot::Sender<String>),
+    /// `POST /v1/why`, `GET /v1/endpoint/…`: a copy of what they are answered from.
+    Inquire(oneshot::Sender<Box<Inquiry>>),
     /// Whether the agent is ready.
     Ready(oneshot::Sender<Result<(), String>>),
 }
@@ -68,7 +75,7 @@ struct Peer {
 
 /// An error as clients see it.
 #[derive(Debug, Serialize)]
-struct Problem {
+pub(super) struct Problem {
     error: String,
 }
 
@@ -97,6 +104,8 @@ pub(crate) async fn serve(path: &Path, asks: mpsc::Sender<Ask>) -> anyhow::Resul
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
         .route("/v1/applied", post(applied))
+        .route("/v1/why", post(question::why))
+        .route("/v1/endpoint/{*name}", get(question::endpoint))
         .route("/v1/pods", post(add_pod))
         .route("/v1/pods/{namespace}/{name}", delete(delete_pod))
         .layer(DefaultBodyLimit::max(BODY_MAX))
@@ -185,7 +194,7 @@ pub(crate) async fn ask<T>(
     answer.await.ok()
 }
 
-fn answer<T: Serialize>(answer: Option<Result<T, String>>) -> Response {
+pub(super) fn answer<T: Serialize>(answer: Option<Result<T, String>>) -> Response {
     match answer {
         Some(Ok(value)) => Json(value).into_response(),
         Some(Err(reason)) => problem(StatusCode::CONFLICT, &reason).into_response(),
@@ -193,7 +202,7 @@ fn answer<T: Serialize>(answer: Option<Result<T, String>>) -> Response {
     }
 }
 
-fn problem(status: StatusCode, error: &str) -> (StatusCode, Json<Problem>) {
+pub(super) fn problem(status: StatusCode, error: &str) -> (StatusCode, Json<Problem>) {
     (
         status,
         Json(Problem {

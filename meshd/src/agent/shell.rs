@@ -55,6 +55,8 @@ pub(crate) struct Shell {
     results: mpsc::UnboundedSender<(ActionId, ActionResult)>,
     ended: mpsc::UnboundedReceiver<(ActionId, ActionResult)>,
     last_good: LastGood,
+    /// The generation of the mesh's rows of which it is.
+    guarded: u64,
     /// None where what was noted cannot be read: it is left to be mended.
     former: Option<FormerSettings>,
     /// The last pass over the plan; `None` when it says nothing any more.
@@ -98,6 +100,7 @@ impl Shell {
             results,
             ended,
             last_good: last_good.unwrap_or_default(),
+            guarded: 0,
             former,
             applied: None,
             told: None,
@@ -288,11 +291,16 @@ impl Shell {
 
     /// Leaves the guard on disk for the next boot, when it changed.
     fn keep_guard(&mut self) -> anyhow::Result<()> {
+        let generation = self.world.mesh_generation();
+        if self.guarded == generation {
+            return Ok(());
+        }
         let guard = LastGood::of(self.world.plan());
         if guard != self.last_good {
             guard.save(&self.state)?;
             self.last_good = guard;
         }
+        self.guarded = generation;
 
         Ok(())
     }
@@ -324,6 +332,10 @@ impl Shell {
             Ask::Peers(reply) => drop(reply.send(self.peers(now))),
             Ask::Applied(held, reply) => drop(reply.send(self.missing(&held))),
             Ask::Metrics(reply) => drop(reply.send(self.metrics(now))),
+            Ask::Inquire(reply) => {
+                let peers = self.peers(now);
+                drop(reply.send(Box::new(self.world.inquire(peers))));
+            }
             Ask::Ready(reply) => drop(reply.send(ready(&self.status(now)))),
             Ask::AddPod(request, reply) => return self.add_pod(*request, reply),
             Ask::DeletePod(pod, reply) => {

@@ -17,6 +17,9 @@ pub struct MeshConfiguration {
     pub underlay_networks: Vec<IpNet>,
     /// What becomes of our packets in other programs' packet filters.
     pub foreign_firewalls: ForeignFirewalls,
+    /// What becomes of connections that policy allowed once and no longer does.
+    #[serde(default)]
+    pub established_connections: EstablishedConnections,
 }
 
 /// What happens to packets that have no usable tunnel.
@@ -51,6 +54,16 @@ pub enum ForeignFirewalls {
     Report,
 }
 
+/// What becomes of connections that policy allowed once and no longer does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EstablishedConnections {
+    /// They are cut: after each change of policy every connection is judged anew.
+    #[default]
+    Recheck,
+    /// They go on until they end by themselves, as under Calico.
+    Keep,
+}
+
 /// The form in which a store keeps the settings' `spec`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -59,6 +72,7 @@ struct Stored {
     underlay: Option<StoredUnderlay>,
     #[serde(rename = "foreignFirewalls")]
     foreign_firewalls: Option<ForeignFirewalls>,
+    policy: Option<StoredPolicy>,
 }
 
 #[derive(Default, Deserialize)]
@@ -66,6 +80,13 @@ struct Stored {
 struct StoredEncryption {
     mode: Option<EncryptionMode>,
     backend: Option<Backend>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StoredPolicy {
+    #[serde(rename = "establishedConnections")]
+    established_connections: Option<EstablishedConnections>,
 }
 
 #[derive(Default, Deserialize)]
@@ -95,6 +116,10 @@ impl TryFrom<&Object> for MeshConfiguration {
             backend: encryption.backend.unwrap_or_default(),
             underlay_networks,
             foreign_firewalls: stored.foreign_firewalls.unwrap_or_default(),
+            established_connections: stored
+                .policy
+                .and_then(|policy| policy.established_connections)
+                .unwrap_or_default(),
         })
     }
 }
@@ -118,6 +143,7 @@ mod tests {
             "encryption": {"mode": "Permissive", "backend": "Userspace"},
             "underlay": {"networks": ["192.0.2.0/24", "2001:db8::/64"]},
             "foreignFirewalls": "Report",
+            "policy": {"establishedConnections": "Keep"},
         });
         assert_eq!(
             read(spec),
@@ -129,11 +155,14 @@ mod tests {
                     "2001:db8::/64".parse().unwrap(),
                 ],
                 foreign_firewalls: ForeignFirewalls::Report,
+                established_connections: EstablishedConnections::Keep,
             })
         );
 
         let bad_mode = read(json!({"encryption": {"mode": "Lax"}})).unwrap_err();
         assert_eq!(bad_mode.field, "spec.encryption.mode");
+        let bad_word = read(json!({"policy": {"establishedConnections": "Cut"}})).unwrap_err();
+        assert_eq!(bad_word.field, "spec.policy.establishedConnections");
         let bad_network = read(json!({"underlay": {"networks": ["192.0.2.0/24", "x"]}}));
         assert_eq!(bad_network.unwrap_err().field, "spec.underlay.networks[1]");
     }

@@ -16,6 +16,13 @@ pub(super) const MESH_CONFIGURATION: &[Field] = &[
             ),
             Field::optional("foreignFirewalls", Shape::Word(&["Open", "Report"])),
             Field::optional(
+                "policy",
+                Shape::Fields(&[Field::optional(
+                    "establishedConnections",
+                    Shape::Word(&["Recheck", "Keep"]),
+                )]),
+            ),
+            Field::optional(
                 "underlay",
                 Shape::Fields(&[Field::optional(
                     "networks",

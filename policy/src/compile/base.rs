@@ -22,7 +22,7 @@ pub(super) struct Base {
 }
 
 /// What a map says of interfaces.
-pub(super) type Entries = Vec<(InterfaceName, Verdict)>;
+pub(crate) type Entries = Vec<(InterfaceName, Verdict)>;
 
 impl Base {
     pub(super) const fn new(name: &'static str, point: HookPoint, priority: i32) -> Self {
@@ -67,7 +67,7 @@ impl Base {
         self
     }
 
-    /// Appends the rule that lets pass what was allowed before, unless that has been revoked.
+    /// Appends the rules that let pass what was allowed before, and stop both directions of what has been revoked since.
     pub(super) fn established(self) -> Self {
         let state = CtState {
             established: true,
@@ -84,6 +84,11 @@ impl Base {
             vec![Match::CtState(state), stands],
             Statement::Accept,
             "allowed before",
+        )
+        .counted(
+            vec![revoked()],
+            Statement::Drop,
+            "allowed once, and no longer",
         )
     }
 
@@ -150,6 +155,16 @@ impl Base {
         }
 
         name
+    }
+}
+
+/// Returns the condition that a packet, of either direction, belongs to a connection that policy allowed once and no
+/// longer does.
+pub(super) const fn revoked() -> Match {
+    Match::CtMark {
+        sense: Sense::Is,
+        mask: REVOKED_MARK,
+        value: REVOKED_MARK,
     }
 }
 

@@ -9,19 +9,19 @@ use std::collections::BTreeMap;
 use model::{
     constant::PASS_MARK,
     nft::{Rule, Statement},
-    policy::{Action, Direction, Policy, Stage, Tier, TierAction, order},
+    policy::{Action, Direction, Policy, Profile, Stage, Tier, TierAction, order},
 };
 
 use super::{
-    Scene, name,
-    verdict::{Verdicts, clear, marked, plain},
+    Options, Scene, name,
+    verdict::{Author, clear, denial, marked, plain},
 };
 
 type Labels = BTreeMap<String, String>;
 
 /// Where an endpoint's policies are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Point {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Point {
     /// What the endpoint itself sends or gets: tiers, then profiles, then no.
     Normal,
     /// What a host forwards: tiers, then yes.
@@ -32,22 +32,42 @@ pub(super) enum Point {
     Untracked,
 }
 
-/// An endpoint that is asked about.
-#[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
-    pub(super) point: Point,
-    pub(super) direction: Direction,
-    pub(super) labels: &'a Labels,
-    pub(super) profiles: &'a [String],
+/// What an endpoint is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Question {
+    pub(crate) point: Point,
+    pub(crate) direction: Direction,
 }
 
 /// Tiers and their policies, in order.
 pub(super) struct Tiers<'a>(Vec<(Tier, Vec<&'a Policy>)>);
 
 /// A tier with those of its policies that an endpoint has.
-struct Applying<'a> {
-    tier: &'a Tier,
-    policies: Vec<&'a Policy>,
+pub(crate) struct Applying<'a> {
+    pub(crate) tier: &'a Tier,
+    /// In order, at least one.
+    pub(crate) policies: Vec<&'a Policy>,
+}
+
+/// Who is asked about an endpoint.
+pub(crate) struct Asked<'a> {
+    pub(crate) question: Question,
+    /// Tiers in order.
+    pub(crate) tiers: Vec<Applying<'a>>,
+    /// The profiles that exist, in order.
+    pub(crate) profiles: Vec<&'a Profile>,
+    pub(crate) options: &'a Options,
+}
+
+/// The chains that ask.
+pub(crate) struct Group<'a> {
+    pub(crate) direction: Direction,
+    /// The name of the first.
+    pub(crate) root: String,
+    /// The rules of each, by name.
+    pub(crate) chains: Vec<(String, Vec<Rule>)>,
+    /// Whose chains they jump to.
+    pub(crate) authors: Vec<Author<'a>>,
 }
 
 impl<'a> Tiers<'a> {
@@ -73,12 +93,8 @@ impl<'a> Tiers<'a> {
         )
     }
 
-    /// Returns whether any policy is asked of an endpoint.
-    pub(super) fn any(&self, asked: &Asked<'_>) -> bool {
-        !self.applying(asked).is_empty()
-    }
-
-    fn applying(&self, asked: &Asked<'_>) -> Vec<Applying<'_>> {
+    /// Returns who is asked about an endpoint with these labels.
+    pub(super) fn applying(&self, question: Question, labels: &Labels) -> Vec<Applying<'_>> {
         self.0
             .iter()
             .map(|(tier, policies)| Applying {
@@ -86,7 +102,7 @@ impl<'a> Tiers<'a> {
                 policies: policies
                     .iter()
                     .copied()
-                    .filter(|policy| applies(policy, asked))
+                    .filter(|policy| question.is_for(policy) && policy.selector.matches(labels))
                     .collect(),
             })
             .filter(|applying| !applying.policies.is_empty())
@@ -94,98 +110,147 @@ impl<'a> Tiers<'a> {
     }
 }
 
-fn applies(policy: &Policy, asked: &Asked<'_>) -> bool {
-    let here = match asked.point {
-        Point::Untracked => policy.stage == Stage::Untracked,
-        Point::PreDnat => policy.stage == Stage::PreDnat,
-        Point::Normal => policy.stage == Stage::Normal,
-        Point::Forward => policy.stage == Stage::Normal && policy.apply_on_forward,
-    };
+impl Question {
+    /// Returns whether a policy answers it, of an endpoint that it selects.
+    pub(crate) fn is_for(self, policy: &Policy) -> bool {
+        let here = match self.point {
+            Point::Untracked => policy.stage == Stage::Untracked,
+            Point::PreDnat => policy.stage == Stage::PreDnat,
+            Point::Normal => policy.stage == Stage::Normal,
+            Point::Forward => policy.stage == Stage::Normal && policy.apply_on_forward,
+        };
 
-    here && policy.types.contains(asked.direction) && policy.selector.matches(asked.labels)
+        here && policy.types.contains(self.direction)
+    }
 }
 
-/// Returns the name of the chain that asks all that is to be asked of an endpoint. `head` comes first.
-pub(super) fn group(
-    asked: &Asked<'_>,
-    head: Vec<Rule>,
-    tiers: &Tiers<'_>,
-    scene: &Scene,
-    verdicts: &mut Verdicts<'_>,
-) -> String {
-    let applying = tiers.applying(asked);
-    let passing = applying.iter().filter(|tier| passes(tier, asked)).count();
-    let mut rules = head;
-    if passing > scene.options.limits.passing_tiers {
-        let comment = "more tiers pass than the kernel can follow".to_owned();
-        rules.push(verdicts.denial(asked.direction, comment));
-    } else {
-        rules.extend(ask(asked, &applying, scene, verdicts));
+impl<'a> Asked<'a> {
+    /// Returns whether anything is decided here at all: before tracking and translation, by policies alone.
+    pub(crate) const fn is_needed(&self) -> bool {
+        match self.question.point {
+            Point::Untracked | Point::PreDnat => !self.tiers.is_empty(),
+            Point::Normal | Point::Forward => true,
+        }
     }
 
-    put(asked, rules, verdicts)
-}
+    /// Returns the chains that ask all that is to be asked of an endpoint. `head` comes first.
+    pub(crate) fn group(&self, head: Vec<Rule>) -> Group<'a> {
+        let passing = self.tiers.iter().filter(|tier| self.passes(tier)).count();
+        let mut group = Group {
+            direction: self.question.direction,
+            root: String::new(),
+            chains: Vec::new(),
+            authors: Vec::new(),
+        };
+        let mut rules = head;
+        if passing > self.options.limits.passing_tiers {
+            let comment = "more tiers pass than the kernel can follow".to_owned();
+            rules.push(denial(self.options, self.question.direction, comment));
+        } else {
+            rules.extend(self.ask(&self.tiers, &mut group));
+        }
+        group.root = self.put(rules, &mut group);
 
-/// Adds a chain under the name that its rules give it.
-fn put(asked: &Asked<'_>, rules: Vec<Rule>, verdicts: &mut Verdicts<'_>) -> String {
-    let prefix = format!("group_{}", name::word(asked.direction));
-    let name = name::hashed(&prefix, &format!("{rules:?}"));
-    verdicts.add(name.clone(), rules);
+        group
+    }
 
-    name
-}
+    /// Adds a chain under the name that its rules give it.
+    fn put(&self, rules: Vec<Rule>, group: &mut Group<'a>) -> String {
+        let prefix = format!("group_{}", name::word(self.question.direction));
+        let name = name::hashed(&prefix, &format!("{rules:?}"));
+        group.chains.push((name.clone(), rules));
 
-/// Returns the rules that ask tiers, and then what stands behind the last.
-fn ask(
-    asked: &Asked<'_>,
-    tiers: &[Applying<'_>],
-    scene: &Scene,
-    verdicts: &mut Verdicts<'_>,
-) -> Vec<Rule> {
-    let Some((first, others)) = tiers.split_first() else {
-        return end(asked, scene, verdicts);
-    };
-    let after = if passes(first, asked) {
-        let mut rules = vec![clear(PASS_MARK, "the tier has been left")];
-        rules.extend(ask(asked, others, scene, verdicts));
-        Some(put(asked, rules, verdicts))
-    } else {
-        None
-    };
+        name
+    }
 
-    let mut rules = Vec::new();
-    for policy in &first.policies {
-        let chain = verdicts.policy(policy, asked.direction);
-        rules.push(plain(
-            Vec::new(),
-            Statement::Jump(chain),
-            &tier_comment(first.tier, "asks"),
-        ));
-        if let Some(after) = after
-            .as_ref()
-            .filter(|_| says_pass(policy, asked.direction))
-        {
-            let comment = tier_comment(first.tier, "is left");
+    /// Returns the rules that ask tiers, and then what stands behind the last.
+    fn ask(&self, tiers: &[Applying<'a>], group: &mut Group<'a>) -> Vec<Rule> {
+        let Some((first, others)) = tiers.split_first() else {
+            return self.end(group);
+        };
+        let after = if self.passes(first) {
+            let mut rules = vec![clear(PASS_MARK, "the tier has been left")];
+            rules.extend(self.ask(others, group));
+            Some(self.put(rules, group))
+        } else {
+            None
+        };
+
+        let mut rules = self.ask_policies(first, after.as_ref(), group);
+        match (tier_end(self.question.point, first.tier), after) {
+            (TierAction::Deny, _) => {
+                let comment = tier_comment(first.tier, "ends: Deny");
+                rules.push(denial(self.options, self.question.direction, comment));
+            }
+            (TierAction::Pass, Some(after)) => {
+                let comment = tier_comment(first.tier, "ends: Pass");
+                rules.push(plain(Vec::new(), Statement::Goto(after), &comment));
+            }
+            (TierAction::Pass, None) => rules.extend(self.ask(others, group)),
+        }
+
+        rules
+    }
+
+    /// Returns the rules that ask a tier's policies; one that says `Pass` leads into the chain `after`.
+    fn ask_policies(
+        &self,
+        tier: &Applying<'a>,
+        after: Option<&String>,
+        group: &mut Group<'a>,
+    ) -> Vec<Rule> {
+        let direction = self.question.direction;
+        let mut rules = Vec::new();
+        for policy in &tier.policies {
+            let author = Author::Policy(policy);
+            group.authors.push(author);
             rules.push(plain(
-                vec![marked(PASS_MARK)],
-                Statement::Goto(after.clone()),
-                &comment,
+                Vec::new(),
+                Statement::Jump(author.chain(direction)),
+                &tier_comment(tier.tier, "asks"),
             ));
+            if let Some(after) = after.filter(|_| says_pass(policy, direction)) {
+                let comment = tier_comment(tier.tier, "is left");
+                rules.push(plain(
+                    vec![marked(PASS_MARK)],
+                    Statement::Goto(after.clone()),
+                    &comment,
+                ));
+            }
         }
-    }
-    match (tier_end(asked.point, first.tier), after) {
-        (TierAction::Deny, _) => {
-            let comment = tier_comment(first.tier, "ends: Deny");
-            rules.push(verdicts.denial(asked.direction, comment));
-        }
-        (TierAction::Pass, Some(after)) => {
-            let comment = tier_comment(first.tier, "ends: Pass");
-            rules.push(plain(Vec::new(), Statement::Goto(after), &comment));
-        }
-        (TierAction::Pass, None) => rules.extend(ask(asked, others, scene, verdicts)),
+
+        rules
     }
 
-    rules
+    /// Returns what stands behind the last tier.
+    fn end(&self, group: &mut Group<'a>) -> Vec<Rule> {
+        if self.question.point != Point::Normal {
+            return vec![plain(
+                Vec::new(),
+                Statement::Accept,
+                "nothing here is against it",
+            )];
+        }
+        let direction = self.question.direction;
+        let mut rules = Vec::new();
+        for profile in &self.profiles {
+            let author = Author::Profile(profile);
+            group.authors.push(author);
+            let comment = name::comment(&format!("Profile {}", profile.name), "is asked");
+            let jump = Statement::Jump(author.chain(direction));
+            rules.push(plain(Vec::new(), jump, &comment));
+        }
+        let comment = "no policy and no profile allows it".to_owned();
+        rules.push(denial(self.options, direction, comment));
+
+        rules
+    }
+
+    fn passes(&self, tier: &Applying<'_>) -> bool {
+        let mut policies = tier.policies.iter();
+
+        policies.any(|policy| says_pass(policy, self.question.direction))
+    }
 }
 
 /// Before tracking and translation every tier passes on.
@@ -200,37 +265,9 @@ fn tier_comment(tier: &Tier, what: &str) -> String {
     name::comment(&format!("tier {}", tier.name), what)
 }
 
-fn passes(tier: &Applying<'_>, asked: &Asked<'_>) -> bool {
-    let mut policies = tier.policies.iter();
-
-    policies.any(|policy| says_pass(policy, asked.direction))
-}
-
-fn says_pass(policy: &Policy, direction: Direction) -> bool {
+/// Returns whether a policy may leave its tier.
+pub(crate) fn says_pass(policy: &Policy, direction: Direction) -> bool {
     let mut rules = policy.rules(direction).iter();
 
     rules.any(|rule| rule.action == Action::Pass)
-}
-
-/// Returns what stands behind the last tier.
-fn end(asked: &Asked<'_>, scene: &Scene, verdicts: &mut Verdicts<'_>) -> Vec<Rule> {
-    if asked.point != Point::Normal {
-        return vec![plain(
-            Vec::new(),
-            Statement::Accept,
-            "nothing here is against it",
-        )];
-    }
-    let mut rules = Vec::new();
-    for profile in asked.profiles {
-        if let Some(profile) = scene.profiles.get(profile) {
-            let chain = verdicts.profile(profile, asked.direction);
-            let comment = name::comment(&format!("Profile {}", profile.name), "is asked");
-            rules.push(plain(Vec::new(), Statement::Jump(chain), &comment));
-        }
-    }
-    let comment = "no policy and no profile allows it".to_owned();
-    rules.push(verdicts.denial(asked.direction, comment));
-
-    rules
 }

@@ -16,17 +16,17 @@
 //! comes from pods to the host is theirs to be asked about, and what the host sends to its pods nobody's.
 
 use model::{
+    InterfaceName,
     constant::ADMITTED_MARK,
     nft::{End, HookPoint, Match, Rule, Sense, Statement, Verdict},
-    policy::{Direction, Protocol, Stage},
+    policy::{Direction, Protocol},
 };
 
 use super::{
-    Failsafe, Ruleset, Scene,
+    Failsafe, Options, Ruleset,
     base::{Base, Entries, from_pod, invalid, to_pod},
-    group::{Asked, Point, Tiers, group},
-    scene::Host,
-    verdict::{self, Verdicts},
+    group::{Point, Question},
+    verdict,
 };
 
 /// Behind the check of pods' source addresses (-300), before connection tracking (-200).
@@ -42,12 +42,6 @@ const BEHIND_PODS: i32 = -1;
 /// Where a host's packet is asked about of which destination NAT has changed the way.
 const TRANSLATED: &str = "host_out_translated";
 
-/// What hosts are asked about at one hook.
-struct Question {
-    point: Point,
-    direction: Direction,
-}
-
 /// The verdicts of a question: of interfaces, and of all others.
 #[derive(Clone)]
 struct Answers {
@@ -55,18 +49,27 @@ struct Answers {
     other: Option<Verdict>,
 }
 
-/// Writes the chains of the node's own interfaces; none where no host endpoint is there.
-pub(super) fn write(
-    scene: &Scene,
-    tiers: &Tiers<'_>,
-    verdicts: &mut Verdicts<'_>,
+/// Answers a question about the host of this place in the list: the name of the chain that asks, the rules given in
+/// front; `None` where nobody is to be asked.
+pub(crate) type Asking<'a> = dyn FnMut(usize, Question, Vec<Rule>) -> Option<String> + 'a;
+
+/// Writes the chains of the node's own interfaces; none where no host endpoint is there. `admits` says that there is
+/// policy before tracking or translation.
+pub(crate) fn write(
+    interfaces: &[Option<InterfaceName>],
+    options: &Options,
+    admits: bool,
+    ask: &mut Asking<'_>,
     rows: &mut Ruleset,
 ) {
-    if scene.hosts.is_empty() {
+    if interfaces.is_empty() {
         return;
     }
-    let mut answers =
-        |point, direction| Question { point, direction }.answers(scene, tiers, verdicts);
+    let mut answers = |point, direction| {
+        let question = Question { point, direction };
+
+        answers(question, interfaces, options, ask)
+    };
     let untracked_in = answers(Point::Untracked, Direction::Ingress);
     let untracked_out = answers(Point::Untracked, Direction::Egress);
     let before_nat = answers(Point::PreDnat, Direction::Ingress);
@@ -74,16 +77,12 @@ pub(super) fn write(
     let forward_out = answers(Point::Forward, Direction::Egress);
     let ingress = answers(Point::Normal, Direction::Ingress);
     let egress = answers(Point::Normal, Direction::Egress);
-    let admits = scene
-        .policies
-        .iter()
-        .any(|policy| policy.stage != Stage::Normal);
 
     if admits {
         early(untracked_in, untracked_out, before_nat, rows);
     }
     forward(forward_in, forward_out, admits, rows);
-    local(scene, ingress, egress, admits, rows);
+    local(options, ingress, egress, admits, rows);
 }
 
 /// Writes the chains before tracking and before translation.
@@ -111,7 +110,7 @@ fn forward(inward: Answers, outward: Answers, admits: bool, rows: &mut Ruleset) 
 }
 
 /// Writes the chains of what the host itself sends and gets.
-fn local(scene: &Scene, ingress: Answers, egress: Answers, admits: bool, rows: &mut Ruleset) {
+fn local(options: &Options, ingress: Answers, egress: Answers, admits: bool, rows: &mut Ruleset) {
     let base = Base::new("host_in", HookPoint::Input, BEHIND_PODS)
         .established()
         .admitted(admits)
@@ -120,7 +119,7 @@ fn local(scene: &Scene, ingress: Answers, egress: Answers, admits: bool, rows: &
             Statement::Accept,
             "a pod's, and asked about",
         )
-        .rules(tunnels(scene));
+        .rules(tunnels(options));
     ingress.by_input(base, rows);
 
     let outward = |base: Base| {
@@ -130,7 +129,7 @@ fn local(scene: &Scene, ingress: Answers, egress: Answers, admits: bool, rows: &
                 Statement::Accept,
                 "for a pod of the host's own",
             )
-            .rules(tunnels(scene))
+            .rules(tunnels(options))
     };
     let base = Base::new("host_out", HookPoint::Output, BEHIND_PODS)
         .established()
@@ -151,83 +150,57 @@ fn local(scene: &Scene, ingress: Answers, egress: Answers, admits: bool, rows: &
     egress.by_output(outward(Base::without_hook(TRANSLATED)), rows);
 }
 
-impl Question {
-    fn answers(&self, scene: &Scene, tiers: &Tiers<'_>, verdicts: &mut Verdicts<'_>) -> Answers {
-        let mut answers = Answers {
-            entries: Vec::new(),
-            other: None,
-        };
-        for host in &scene.hosts {
-            let verdict = self.ask(host, scene, tiers, verdicts);
-            match &host.interface {
-                Some(interface) => answers.entries.push((interface.clone(), verdict)),
-                None => answers.other = Some(verdict),
-            }
+fn answers(
+    question: Question,
+    interfaces: &[Option<InterfaceName>],
+    options: &Options,
+    ask: &mut Asking<'_>,
+) -> Answers {
+    let mut answers = Answers {
+        entries: Vec::new(),
+        other: None,
+    };
+    for (place, interface) in interfaces.iter().enumerate() {
+        // doNotTrack holds for interfaces with an endpoint of their own.
+        let is_asked = question.point != Point::Untracked || interface.is_some();
+        let chain = is_asked.then(|| ask(place, question, head(question, options)));
+        let verdict = chain.flatten().map_or(Verdict::Accept, Verdict::Goto);
+        match interface {
+            Some(interface) => answers.entries.push((interface.clone(), verdict)),
+            None => answers.other = Some(verdict),
         }
-
-        answers
     }
 
-    fn ask(
-        &self,
-        host: &Host,
-        scene: &Scene,
-        tiers: &Tiers<'_>,
-        verdicts: &mut Verdicts<'_>,
-    ) -> Verdict {
-        let asked = Asked {
-            point: self.point,
-            direction: self.direction,
-            labels: &host.labels,
-            profiles: &host.profiles,
-        };
-        let is_asked = match self.point {
-            // doNotTrack holds for interfaces with an endpoint of their own.
-            Point::Untracked => host.interface.is_some() && tiers.any(&asked),
-            Point::PreDnat => tiers.any(&asked),
-            Point::Normal | Point::Forward => true,
-        };
-        if !is_asked {
-            return Verdict::Accept;
-        }
+    answers
+}
 
-        Verdict::Goto(group(
-            &asked,
-            self.head(scene, verdicts),
-            tiers,
-            scene,
-            verdicts,
-        ))
+/// Returns what is decided before policy is asked.
+fn head(question: Question, options: &Options) -> Vec<Rule> {
+    let Question { point, direction } = question;
+    let mut rules = Vec::new();
+    if options.drops_invalid && point != Point::Untracked {
+        rules.push(Rule {
+            matches: vec![invalid()],
+            ..verdict::denial(options, direction, "of no connection".to_owned())
+        });
+    }
+    let (own, answered) = match direction {
+        Direction::Ingress => (&options.failsafe_inbound, &options.failsafe_outbound),
+        Direction::Egress => (&options.failsafe_outbound, &options.failsafe_inbound),
+    };
+    match point {
+        Point::Forward => {}
+        Point::Normal | Point::PreDnat => {
+            rules.extend(failsafes(own, direction, End::Destination));
+        }
+        Point::Untracked => {
+            rules.extend(failsafes(own, direction, End::Destination));
+            // Connections are not known yet: an answer is known by its port.
+            rules.extend(failsafes(answered, direction, End::Source));
+        }
     }
 
-    /// Returns what is decided before policy is asked.
-    fn head(&self, scene: &Scene, verdicts: &Verdicts<'_>) -> Vec<Rule> {
-        let options = &scene.options;
-        let mut rules = Vec::new();
-        if options.drops_invalid && self.point != Point::Untracked {
-            rules.push(Rule {
-                matches: vec![invalid()],
-                ..verdicts.denial(self.direction, "of no connection".to_owned())
-            });
-        }
-        let (own, answered) = match self.direction {
-            Direction::Ingress => (&options.failsafe_inbound, &options.failsafe_outbound),
-            Direction::Egress => (&options.failsafe_outbound, &options.failsafe_inbound),
-        };
-        match self.point {
-            Point::Forward => {}
-            Point::Normal | Point::PreDnat => {
-                rules.extend(failsafes(own, self.direction, End::Destination));
-            }
-            Point::Untracked => {
-                rules.extend(failsafes(own, self.direction, End::Destination));
-                // Connections are not known yet: an answer is known by its port.
-                rules.extend(failsafes(answered, self.direction, End::Source));
-            }
-        }
-
-        rules
-    }
+    rules
 }
 
 impl Answers {
@@ -254,8 +227,8 @@ fn with_other(base: Base, other: Option<Verdict>) -> Base {
 }
 
 /// Returns the rules for the tunnels' own packets.
-fn tunnels(scene: &Scene) -> Vec<Rule> {
-    let ports = scene.options.tunnel_ports.iter();
+fn tunnels(options: &Options) -> Vec<Rule> {
+    let ports = options.tunnel_ports.iter();
 
     ports
         .map(|port| {

@@ -18,7 +18,7 @@ use model::{
 
 use super::{
     Refusal,
-    set::{Named, Sets},
+    set::{Meaning, Naming, merged},
 };
 
 /// Conditions that must all hold.
@@ -28,7 +28,7 @@ type Conditions = Vec<Match>;
 const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
 
 /// Returns the alternatives under which a rule matches; none where no packet can.
-pub(super) fn alternatives(rule: &Rule, sets: &mut Sets<'_>) -> Result<Vec<Conditions>, Refusal> {
+pub(super) fn alternatives(rule: &Rule, sets: &mut Naming<'_>) -> Result<Vec<Conditions>, Refusal> {
     if rule.http && rule.action == Action::Allow {
         return Ok(Vec::new());
     }
@@ -110,7 +110,7 @@ fn side(
     side: &Side,
     end: End,
     family: Option<Family>,
-    sets: &mut Sets<'_>,
+    sets: &mut Naming<'_>,
 ) -> Result<Vec<Conditions>, Refusal> {
     let mut both = Vec::new();
     if let Some(family) = family {
@@ -125,7 +125,7 @@ fn side(
                 end,
                 Sense::Is,
                 family,
-                sets.selector(selector, family)?,
+                sets(Meaning::Selected(selector.clone(), family))?,
             )]
         }
         (Some(_) | None, Some(_) | None) => Vec::new(),
@@ -149,7 +149,7 @@ fn addresses(
     side: &Side,
     end: End,
     family: Family,
-    sets: &mut Sets<'_>,
+    sets: &mut Naming<'_>,
 ) -> Result<Option<Conditions>, Refusal> {
     let mut conditions = Vec::new();
     for (sense, nets) in [(Sense::Is, &side.nets), (Sense::Not, &side.not_nets)] {
@@ -167,11 +167,14 @@ fn addresses(
         }
         conditions.push(match *ours {
             [net] => on_net(end, sense, net.trunc()),
-            _ => on_set(end, sense, family, sets.nets(&ours, family)?),
+            _ => {
+                let set = sets(Meaning::Nets(merged(ours), family))?;
+                on_set(end, sense, family, set)
+            }
         });
     }
     if let Some(selector) = &side.not_selector {
-        let set = sets.selector(selector, family)?;
+        let set = sets(Meaning::Selected(selector.clone(), family))?;
         conditions.push(on_set(end, Sense::Not, family, set));
     }
     if let Some(service) = &side.service {
@@ -179,9 +182,13 @@ fn addresses(
             return Ok(None);
         }
         conditions.push(match end {
-            End::Source => on_set(end, Sense::Is, family, sets.sources(service, family)?),
+            End::Source => {
+                let set = sets(Meaning::Answering(service.clone(), family))?;
+                on_set(end, Sense::Is, family, set)
+            }
             End::Destination => {
-                Match::AddressPort(end, Sense::Is, family, sets.destinations(service, family)?)
+                let set = sets(Meaning::Serving(service.clone(), family))?;
+                Match::AddressPort(end, Sense::Is, family, set)
             }
         });
     }
@@ -197,7 +204,7 @@ fn ports(
     end: End,
     family: Option<Family>,
     selected: Conditions,
-    sets: &mut Sets<'_>,
+    sets: &mut Naming<'_>,
 ) -> Result<Vec<Conditions>, Refusal> {
     if side.ports.is_empty() {
         return Ok(vec![selected]);
@@ -223,7 +230,7 @@ fn not_ports(
     side: &Side,
     end: End,
     family: Option<Family>,
-    sets: &mut Sets<'_>,
+    sets: &mut Naming<'_>,
 ) -> Result<Vec<Conditions>, Refusal> {
     let number = numbers(rule, &side.not_ports, end, Sense::Not, sets)?;
     let number: Conditions = number.into_iter().collect();
@@ -254,7 +261,7 @@ fn numbers(
     ports: &[PortMatch],
     end: End,
     sense: Sense,
-    sets: &mut Sets<'_>,
+    sets: &mut Naming<'_>,
 ) -> Result<Option<Match>, Refusal> {
     let ranges = joined(ports);
     if ranges.is_empty() {
@@ -266,7 +273,7 @@ fn numbers(
 
     Ok(Some(match *ranges {
         [(first, last)] => Match::Port(end, sense, first, last),
-        _ => Match::PortSet(end, sense, sets.ports(&ranges)?),
+        _ => Match::PortSet(end, sense, sets(Meaning::Ports(ranges))?),
     }))
 }
 
@@ -278,30 +285,26 @@ fn names(
     end: End,
     sense: Sense,
     family: Option<Family>,
-    sets: &mut Sets<'_>,
+    sets: &mut Naming<'_>,
 ) -> Result<Option<Match>, Refusal> {
-    let names: BTreeSet<&str> = ports
+    let names: BTreeSet<String> = ports
         .iter()
         .filter_map(|port| match port {
-            PortMatch::Named(name) => Some(name.as_str()),
+            PortMatch::Named(name) => Some(name.clone()),
             PortMatch::Range(..) => None,
         })
         .collect();
     let Some(family) = family.filter(|_| !names.is_empty()) else {
         return Ok(None);
     };
-    let named = Named {
+    let set = sets(Meaning::Named {
         names,
-        selector: side.selector.as_ref(),
+        selector: side.selector.clone(),
         protocol: rule.protocol,
-    };
-
-    Ok(Some(Match::AddressPort(
-        end,
-        sense,
         family,
-        sets.named(&named, family)?,
-    )))
+    })?;
+
+    Ok(Some(Match::AddressPort(end, sense, family, set)))
 }
 
 /// Returns ranges of ports in order, those that touch or overlap as one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use model::{
-    InterfaceName, NodeName,
+    InterfaceName, NodeName, PodName,
     policy::{HostEndpoint, HostInterface, NamedPort, Policy, Profile, ServiceRef, Tier},
     resource::WorkloadEndpoint,
     settings::Settings,
@@ -109,6 +109,22 @@ fn workloads(cluster: &Cluster, node: &NodeName) -> Vec<Workload> {
             }
         })
         .collect()
+}
+
+/// Returns the pods of which each has an interface of its own: of several that claim one, the pod after which it is
+/// named has it, else the first by name.
+pub(crate) fn unshared(mut claims: Vec<(PodName, Workload)>) -> Vec<Workload> {
+    claims.sort_by_cached_key(|(pod, workload)| {
+        let is_stranger = WorkloadEndpoint::host_interface(pod) != workload.interface;
+
+        (is_stranger, pod.clone())
+    });
+    let mut found: BTreeMap<InterfaceName, Workload> = BTreeMap::new();
+    for (_, workload) in claims {
+        found.entry(workload.interface.clone()).or_insert(workload);
+    }
+
+    found.into_values().collect()
 }
 
 /// Returns the endpoint of each interface: of those that name it or one of its addresses, the first by name. For the

@@ -12,19 +12,164 @@ use ipnet::IpNet;
 use model::{
     Family, Selector,
     nft::{Element, NftFamily, SetKey, SetKind},
-    policy::{Protocol, ServiceRef},
+    policy::{NamedPort, Protocol, ServiceRef},
 };
 
 use super::{Refusal, Ruleset, Scene, name};
 use crate::cluster::Backend;
+
+/// Gives the name of the set that holds what a rule means.
+pub(crate) type Naming<'a> = dyn FnMut(Meaning) -> Result<String, Refusal> + 'a;
+
+/// What a set stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Meaning {
+    /// All that a selector selects in a family.
+    Selected(Selector, Family),
+    /// Networks of a family that a rule names, merged.
+    Nets(Vec<IpNet>, Family),
+    /// The addresses behind a service.
+    Answering(ServiceRef, Family),
+    /// The addresses and ports behind a service.
+    Serving(ServiceRef, Family),
+    /// The addresses of endpoints, and the numbers that ports of these names have there.
+    Named {
+        /// The ports' names.
+        names: BTreeSet<String>,
+        /// Whose ports; `None` is everybody's.
+        selector: Option<Selector>,
+        /// Of which protocol; `None` is any.
+        protocol: Option<Protocol>,
+        /// Of which family the addresses are.
+        family: Family,
+    },
+    /// Ranges of ports, sorted and apart from each other.
+    Ports(Vec<(u16, u16)>),
+}
+
+/// Whether a set of addresses has networks in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Single addresses alone.
+    Single,
+    /// Networks too.
+    Wide,
+}
+
+impl Meaning {
+    /// Returns the set's name and kind.
+    pub(crate) fn title(&self, shape: Shape) -> (String, SetKind) {
+        let of = |sort: &str, family, text: &str| {
+            let (suffix, kind) = match shape {
+                Shape::Single => ("", SetKind::Addresses(family)),
+                Shape::Wide => ("net", SetKind::Nets(family)),
+            };
+            let prefix = format!("{sort}{suffix}{}", number(family));
+
+            (name::hashed(&prefix, text), kind)
+        };
+        match self {
+            Self::Selected(selector, family) => of("selected", *family, &selector.to_string()),
+            Self::Nets(nets, family) => {
+                let text: Vec<String> = nets.iter().map(IpNet::to_string).collect();
+                of("nets", *family, &text.join(" "))
+            }
+            Self::Answering(service, family) => of("answering", *family, &path(service)),
+            Self::Serving(service, family) => {
+                let prefix = format!("service{}", number(*family));
+                let name = name::hashed(&prefix, &path(service));
+                (name, SetKind::AddressPorts(*family))
+            }
+            Self::Named {
+                names,
+                selector,
+                protocol,
+                family,
+            } => {
+                let protocol = protocol.map(|protocol| protocol.0);
+                let text = format!("{names:?} {protocol:?} {selector:?}");
+                let name = name::hashed(&format!("named{}", number(*family)), &text);
+                (name, SetKind::AddressPorts(*family))
+            }
+            Self::Ports(ranges) => {
+                let name = name::hashed("ports", &format!("{ranges:?}"));
+                (name, SetKind::Ports)
+            }
+        }
+    }
+
+    /// Returns the elements that an endpoint's or network set's ports add, of a set of named ports.
+    pub(crate) fn pairs<'a>(
+        &'a self,
+        nets: &'a [IpNet],
+        ports: &'a [NamedPort],
+    ) -> impl Iterator<Item = Element> + 'a {
+        let wanted = match self {
+            Self::Named {
+                names,
+                protocol,
+                family,
+                ..
+            } => Some((names, *protocol, *family)),
+            Self::Selected(..)
+            | Self::Nets(..)
+            | Self::Answering(..)
+            | Self::Serving(..)
+            | Self::Ports(_) => None,
+        };
+
+        wanted
+            .into_iter()
+            .flat_map(move |(names, protocol, family)| {
+                let ports = ports.iter().filter(move |port| {
+                    names.contains(&port.name)
+                        && port.protocol.has_ports()
+                        && protocol.is_none_or(|protocol| protocol == port.protocol)
+                });
+                ports.flat_map(move |port| {
+                    addresses(nets, family)
+                        .map(|address| Element::AddressPort(address, port.protocol.0, port.port))
+                })
+            })
+    }
+
+    /// Returns what is in a set that speaks of no endpoint, with its shape. `backends` are those of the service that
+    /// it speaks of.
+    pub(crate) fn fixed(&self, backends: &[Backend]) -> (Shape, BTreeSet<Element>) {
+        let of = |family: &Family| {
+            let family = *family;
+            backends
+                .iter()
+                .filter(move |backend| Family::of(backend.address) == family)
+        };
+        let elements = match self {
+            Self::Nets(nets, family) => return content(nets.clone(), *family),
+            Self::Ports(ranges) => ranges
+                .iter()
+                .map(|(first, last)| Element::Ports(*first, *last))
+                .collect(),
+            Self::Answering(_, family) => of(family)
+                .map(|backend| Element::Address(backend.address))
+                .collect(),
+            Self::Serving(_, family) => of(family)
+                .map(|backend| {
+                    Element::AddressPort(backend.address, backend.protocol.0, backend.port)
+                })
+                .collect(),
+            Self::Selected(..) | Self::Named { .. } => BTreeSet::new(),
+        };
+
+        (Shape::Single, elements)
+    }
+}
 
 /// The sets that the rules written so far speak of.
 pub(super) struct Sets<'a> {
     scene: &'a Scene,
     /// What is in each.
     found: BTreeMap<String, Content>,
-    /// The sets of selectors that have been asked for: each looks at every member once.
-    selected: BTreeMap<(Selector, Family), String>,
+    /// The sets that have been asked for: each looks at every member once.
+    asked: BTreeMap<Meaning, String>,
 }
 
 /// What is in a set.
@@ -33,139 +178,60 @@ struct Content {
     elements: BTreeSet<Element>,
 }
 
-/// One side of a rule that names ports.
-pub(super) struct Named<'a> {
-    /// The ports' names, sorted.
-    pub(super) names: BTreeSet<&'a str>,
-    /// Whose ports; `None` is everybody's.
-    pub(super) selector: Option<&'a Selector>,
-    /// Of which protocol; `None` is any.
-    pub(super) protocol: Option<Protocol>,
-}
-
 impl<'a> Sets<'a> {
     pub(super) const fn new(scene: &'a Scene) -> Self {
         Self {
             scene,
             found: BTreeMap::new(),
-            selected: BTreeMap::new(),
+            asked: BTreeMap::new(),
         }
     }
 
-    /// Returns the name of the set of all that a selector selects in a family.
-    pub(super) fn selector(
-        &mut self,
-        selector: &Selector,
-        family: Family,
-    ) -> Result<String, Refusal> {
-        let asked = (selector.clone(), family);
-        if let Some(name) = self.selected.get(&asked) {
+    /// Returns the name of the set of a meaning.
+    pub(super) fn name(&mut self, meaning: Meaning) -> Result<String, Refusal> {
+        if let Some(name) = self.asked.get(&meaning) {
             return Ok(name.clone());
         }
-        let members = self.scene.members.iter();
-        let nets: Vec<IpNet> = members
-            .filter(|member| selector.matches(&member.labels))
-            .flat_map(|member| member.nets.iter().copied())
-            .filter(|net| Family::of_net(net) == family)
-            .collect();
-
-        let name = self.addresses("selected", &selector.to_string(), family, nets)?;
-        self.selected.insert(asked, name.clone());
+        let (shape, elements) = self.content(&meaning);
+        let most = self.scene.options.limits.elements;
+        if elements.len() > most {
+            return Err(Refusal::TooManyElements {
+                found: elements.len(),
+                most,
+            });
+        }
+        let (name, kind) = meaning.title(shape);
+        self.found.insert(name.clone(), Content { kind, elements });
+        self.asked.insert(meaning, name.clone());
 
         Ok(name)
     }
 
-    /// Returns the name of the set of networks of a family.
-    pub(super) fn nets(&mut self, nets: &[IpNet], family: Family) -> Result<String, Refusal> {
-        let nets = merged(nets.iter().copied());
-        let text: Vec<String> = nets.iter().map(IpNet::to_string).collect();
-
-        self.addresses("nets", &text.join(" "), family, nets)
-    }
-
-    /// Returns the name of the set of addresses behind a service.
-    pub(super) fn sources(
-        &mut self,
-        service: &ServiceRef,
-        family: Family,
-    ) -> Result<String, Refusal> {
-        let backends = self.backends(service);
-        let addresses = backends.map(|backend| backend.address);
-        let nets = addresses
-            .filter(|address| Family::of(*address) == family)
-            .map(IpNet::from)
-            .collect();
-        let text = format!("{}/{}", service.namespace, service.name);
-
-        self.addresses("answering", &text, family, nets)
-    }
-
-    /// Returns the name of the set of addresses and ports behind a service.
-    pub(super) fn destinations(
-        &mut self,
-        service: &ServiceRef,
-        family: Family,
-    ) -> Result<String, Refusal> {
-        let elements = self
-            .backends(service)
-            .filter(|backend| Family::of(backend.address) == family)
-            .map(|backend| Element::AddressPort(backend.address, backend.protocol.0, backend.port))
-            .collect();
-        let text = format!("{}/{}", service.namespace, service.name);
-
-        self.put(
-            name::hashed(&format!("service{}", number(family)), &text),
-            SetKind::AddressPorts(family),
-            elements,
-        )
-    }
-
-    /// Returns the name of the set of addresses and the numbers that ports of these names have there.
-    pub(super) fn named(&mut self, named: &Named<'_>, family: Family) -> Result<String, Refusal> {
-        let mut elements = BTreeSet::new();
-        for member in &self.scene.members {
-            if !named
-                .selector
-                .is_none_or(|selector| selector.matches(&member.labels))
-            {
-                continue;
+    fn content(&self, meaning: &Meaning) -> (Shape, BTreeSet<Element>) {
+        let members = &self.scene.members;
+        match meaning {
+            Meaning::Selected(selector, family) => {
+                let nets = members
+                    .iter()
+                    .filter(|member| selector.matches(&member.labels))
+                    .flat_map(|member| member.nets.iter().copied())
+                    .filter(|net| Family::of_net(net) == *family);
+                content(nets.collect(), *family)
             }
-            let ports = member.ports.iter().filter(|port| {
-                named.names.contains(port.name.as_str())
-                    && port.protocol.has_ports()
-                    && named
-                        .protocol
-                        .is_none_or(|protocol| protocol == port.protocol)
-            });
-            for port in ports {
-                elements.extend(
-                    addresses(&member.nets, family)
-                        .map(|address| Element::AddressPort(address, port.protocol.0, port.port)),
-                );
+            Meaning::Named { selector, .. } => {
+                let owners = members.iter().filter(|member| {
+                    let mut selectors = selector.iter();
+                    selectors.all(|selector| selector.matches(&member.labels))
+                });
+                let pairs = owners.flat_map(|member| meaning.pairs(&member.nets, &member.ports));
+                (Shape::Single, pairs.collect())
             }
+            Meaning::Answering(service, _) | Meaning::Serving(service, _) => {
+                let backends = self.scene.services.get(service);
+                meaning.fixed(backends.map_or(&[][..], Vec::as_slice))
+            }
+            Meaning::Nets(..) | Meaning::Ports(_) => meaning.fixed(&[]),
         }
-        let protocol = named.protocol.map(|protocol| protocol.0);
-        let text = format!("{:?} {protocol:?} {:?}", named.names, named.selector);
-
-        self.put(
-            name::hashed(&format!("named{}", number(family)), &text),
-            SetKind::AddressPorts(family),
-            elements,
-        )
-    }
-
-    /// Returns the name of the set of ranges of ports, sorted and apart from each other.
-    pub(super) fn ports(&mut self, ranges: &[(u16, u16)]) -> Result<String, Refusal> {
-        let elements = ranges
-            .iter()
-            .map(|(first, last)| Element::Ports(*first, *last))
-            .collect();
-
-        self.put(
-            name::hashed("ports", &format!("{ranges:?}")),
-            SetKind::Ports,
-            elements,
-        )
     }
 
     /// Adds every set that one of the rules speaks of.
@@ -175,71 +241,35 @@ impl<'a> Sets<'a> {
             if !spoken_of.contains(name) {
                 continue;
             }
-            let key = SetKey {
-                table: NftFamily::Inet,
-                name: name.clone(),
-            };
+            let key = key(name);
             rows.sets.insert(key.clone(), content.kind);
             let elements = content.elements.iter();
             rows.elements
                 .extend(elements.map(|element| (key.clone(), element.clone())));
         }
     }
+}
 
-    fn backends(&self, service: &ServiceRef) -> impl Iterator<Item = &'a Backend> + use<'a> {
-        self.scene.services.get(service).into_iter().flatten()
-    }
-
-    fn addresses(
-        &mut self,
-        sort: &str,
-        text: &str,
-        family: Family,
-        nets: Vec<IpNet>,
-    ) -> Result<String, Refusal> {
-        let all_single = nets.iter().all(|net| net.prefix_len() == family.bits());
-        let (kind, elements, sort) = if all_single {
-            let addresses = nets.iter().map(|net| Element::Address(net.addr()));
-            (
-                SetKind::Addresses(family),
-                addresses.collect(),
-                sort.to_owned(),
-            )
-        } else {
-            let nets = merged(nets).into_iter().map(Element::Net);
-            (SetKind::Nets(family), nets.collect(), format!("{sort}net"))
-        };
-
-        self.put(
-            name::hashed(&format!("{sort}{}", number(family)), text),
-            kind,
-            elements,
-        )
-    }
-
-    fn put(
-        &mut self,
-        name: String,
-        kind: SetKind,
-        elements: BTreeSet<Element>,
-    ) -> Result<String, Refusal> {
-        let most = self.scene.options.limits.elements;
-        if elements.len() > most {
-            return Err(Refusal::TooManyElements {
-                found: elements.len(),
-                most,
-            });
-        }
-        self.found
-            .entry(name.clone())
-            .or_insert(Content { kind, elements });
-
-        Ok(name)
+/// Returns the key of a set of ours.
+pub(crate) fn key(name: &str) -> SetKey {
+    SetKey {
+        table: NftFamily::Inet,
+        name: name.to_owned(),
     }
 }
 
+fn content(nets: Vec<IpNet>, family: Family) -> (Shape, BTreeSet<Element>) {
+    if nets.iter().all(|net| net.prefix_len() == family.bits()) {
+        let addresses = nets.iter().map(|net| Element::Address(net.addr()));
+        return (Shape::Single, addresses.collect());
+    }
+    let nets = merged(nets).into_iter().map(Element::Net);
+
+    (Shape::Wide, nets.collect())
+}
+
 /// Returns the smallest list of networks that holds the same addresses: none overlaps another.
-pub(super) fn merged(nets: impl IntoIterator<Item = IpNet>) -> Vec<IpNet> {
+pub(crate) fn merged(nets: impl IntoIterator<Item = IpNet>) -> Vec<IpNet> {
     let nets: Vec<IpNet> = nets.into_iter().map(|net| net.trunc()).collect();
     let mut merged = IpNet::aggregate(&nets);
     merged.sort();
@@ -252,6 +282,10 @@ fn addresses(nets: &[IpNet], family: Family) -> impl Iterator<Item = IpAddr> + '
     nets.iter()
         .filter(move |net| Family::of_net(net) == family && net.prefix_len() == family.bits())
         .map(IpNet::addr)
+}
+
+fn path(service: &ServiceRef) -> String {
+    format!("{}/{}", service.namespace, service.name)
 }
 
 const fn number(family: Family) -> &'static str {

@@ -1,15 +1,22 @@
 //! Chains of policies and profiles: their rules, in order, each with where it was written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
-    ObjectKey,
+    Kind, ObjectKey,
     constant::{ADMITTED_MARK, PASS_MARK},
     nft::{Chain, ChainKey, Match, Nflog, NftFamily, Rule, Sense, Statement},
     policy::{self, Action, Direction, Policy, Profile, Stage},
 };
 
-use super::{Refusal, Scene, name, option::LogGroups, rule::alternatives, set::Sets};
+use super::{
+    Options, Refusal, Scene,
+    group::Group,
+    name,
+    option::LogGroups,
+    rule::alternatives,
+    set::{Naming, Sets},
+};
 
 /// Where a packet goes on that host policy lets in before normal policy is asked.
 const ADMIT: &str = "admit";
@@ -20,11 +27,11 @@ const ADMIT_UNTRACKED: &str = "admit_untracked";
 /// The chains of policies and profiles that have been asked for.
 pub(super) struct Verdicts<'a> {
     scene: &'a Scene,
-    pub(super) sets: Sets<'a>,
+    sets: Sets<'a>,
     /// By name, each once.
-    pub(super) chains: BTreeMap<String, Vec<Rule>>,
-    /// What could not be compiled, and denies.
-    pub(super) refused: BTreeMap<ObjectKey, Refusal>,
+    chains: BTreeMap<String, Vec<Rule>>,
+    /// What could not be compiled, and denies, with the first direction in which it cannot.
+    refused: BTreeMap<ObjectKey, (Direction, Refusal)>,
 }
 
 /// What rules are written for.
@@ -37,6 +44,7 @@ struct Writing<'a> {
     allow: Allow,
     /// What `Pass` is.
     pass: Pass,
+    options: &'a Options,
 }
 
 /// What `Allow` is.
@@ -59,6 +67,81 @@ enum Pass {
     Return,
 }
 
+/// Whose rules a chain holds.
+#[derive(Clone, Copy)]
+pub(crate) enum Author<'a> {
+    /// A policy's.
+    Policy(&'a Policy),
+    /// A profile's.
+    Profile(&'a Profile),
+}
+
+impl<'a> Author<'a> {
+    /// Returns the object.
+    pub(crate) fn key(self) -> ObjectKey {
+        match self {
+            Self::Policy(policy) => policy.key.clone(),
+            Self::Profile(profile) => ObjectKey::cluster(Kind::Profile, &profile.name),
+        }
+    }
+
+    /// Returns the name of its chain of one direction.
+    pub(crate) fn chain(self, direction: Direction) -> String {
+        match self {
+            Self::Policy(policy) => name::of_object("policy", direction, &name::path(&policy.key)),
+            Self::Profile(profile) => name::of_object("profile", direction, &profile.name),
+        }
+    }
+
+    /// Returns the rules of its chain; what cannot be compiled denies, and says why.
+    pub(crate) fn write(
+        self,
+        direction: Direction,
+        options: &Options,
+        sets: &mut Naming<'_>,
+    ) -> (Vec<Rule>, Option<Refusal>) {
+        let object = match self {
+            Self::Policy(policy) => policy.key.to_string(),
+            Self::Profile(profile) => format!("Profile {}", profile.name),
+        };
+        let writing = Writing {
+            object: &object,
+            direction,
+            allow: self.allow(),
+            pass: match self {
+                Self::Policy(_) => Pass::Mark,
+                Self::Profile(_) => Pass::Return,
+            },
+            options,
+        };
+        match writing.rules(self.rules(direction), sets) {
+            Ok(rules) => (rules, None),
+            Err(refusal) => {
+                let comment = name::comment(&object, "cannot be compiled");
+                (vec![denial(options, direction, comment)], Some(refusal))
+            }
+        }
+    }
+
+    fn rules(self, direction: Direction) -> &'a [policy::Rule] {
+        match self {
+            Self::Policy(policy) => policy.rules(direction),
+            Self::Profile(profile) => profile.rules(direction),
+        }
+    }
+
+    const fn allow(self) -> Allow {
+        match self {
+            Self::Profile(_) => Allow::Accept,
+            Self::Policy(policy) => match policy.stage {
+                Stage::Normal => Allow::Accept,
+                Stage::PreDnat => Allow::Admit,
+                Stage::Untracked => Allow::AdmitUntracked,
+            },
+        }
+    }
+}
+
 impl<'a> Verdicts<'a> {
     pub(super) const fn new(scene: &'a Scene) -> Self {
         Self {
@@ -69,107 +152,75 @@ impl<'a> Verdicts<'a> {
         }
     }
 
-    /// Returns the name of a policy's chain of one direction.
-    pub(super) fn policy(&mut self, policy: &Policy, direction: Direction) -> String {
-        let chain = name::of_object("policy", direction, &name::path(&policy.key));
-        if self.chains.contains_key(&chain) {
-            return chain;
+    /// Adds a group's chains and all that they lead to; returns the name of the first.
+    pub(super) fn add(&mut self, group: Group<'_>) -> String {
+        for author in group.authors {
+            self.write(author, group.direction);
         }
-        let object = policy.key.to_string();
-        let writing = Writing {
-            object: &object,
-            direction,
-            allow: match policy.stage {
-                Stage::Normal => Allow::Accept,
-                Stage::PreDnat => Allow::Admit,
-                Stage::Untracked => Allow::AdmitUntracked,
-            },
-            pass: Pass::Mark,
-        };
-        let rules = match self.rules(policy.rules(direction), &writing) {
-            Ok(rules) => rules,
-            Err(refusal) => {
-                let rule = self.denial(direction, name::comment(&object, "cannot be compiled"));
-                self.refused.insert(policy.key.clone(), refusal);
-                vec![rule]
-            }
-        };
-        self.chains.insert(chain.clone(), rules);
+        self.chains.extend(group.chains);
 
-        chain
+        group.root
     }
 
-    /// Returns the name of a profile's chain of one direction.
-    pub(super) fn profile(&mut self, profile: &Profile, direction: Direction) -> String {
-        let chain = name::of_object("profile", direction, &profile.name);
+    fn write(&mut self, author: Author<'_>, direction: Direction) {
+        let chain = author.chain(direction);
         if self.chains.contains_key(&chain) {
-            return chain;
+            return;
         }
-        let object = format!("Profile {}", profile.name);
-        let writing = Writing {
-            object: &object,
-            direction,
-            allow: Allow::Accept,
-            pass: Pass::Return,
-        };
-        let rules = match self.rules(profile.rules(direction), &writing) {
-            Ok(rules) => rules,
-            Err(refusal) => {
-                let rule = self.denial(direction, name::comment(&object, "cannot be compiled"));
-                let key = ObjectKey::cluster(model::Kind::Profile, &profile.name);
-                self.refused.insert(key, refusal);
-                vec![rule]
-            }
-        };
-        self.chains.insert(chain.clone(), rules);
-
-        chain
-    }
-
-    /// Returns the rule that drops what gets to it, and says so where that is wanted.
-    pub(super) fn denial(&self, direction: Direction, comment: String) -> Rule {
-        counted(Vec::new(), self.drop(direction, &comment), comment)
-    }
-
-    /// Adds a chain that only jumps lead into.
-    pub(super) fn add(&mut self, name: String, rules: Vec<Rule>) {
-        self.chains.insert(name, rules);
+        let options = &self.scene.options;
+        let mut naming = |meaning| self.sets.name(meaning);
+        let (rules, refusal) = author.write(direction, options, &mut naming);
+        if let Some(refusal) = refusal {
+            let known = self.refused.entry(author.key());
+            known
+                .and_modify(|known| {
+                    if direction < known.0 {
+                        *known = (direction, refusal.clone());
+                    }
+                })
+                .or_insert((direction, refusal));
+        }
+        self.chains.insert(chain, rules);
     }
 
     /// Returns every chain as a row.
     pub(super) fn into_rows(
-        mut self,
+        self,
     ) -> (
         BTreeMap<ChainKey, Chain>,
         Sets<'a>,
         BTreeMap<ObjectKey, Refusal>,
     ) {
-        self.add_admissions();
-        let rows = self
-            .chains
-            .into_iter()
+        let rules = self.chains.values().flatten();
+        let admissions: BTreeSet<Admission> = rules.filter_map(Admission::of).collect();
+        let admissions = admissions.into_iter().map(Admission::chain);
+        let chains = self.chains.into_iter().chain(admissions);
+        let rows = chains
             .map(|(name, rules)| (key(&name), Chain { hook: None, rules }))
             .collect();
+        let refused = self.refused.into_iter();
 
-        (rows, self.sets, self.refused)
+        (
+            rows,
+            self.sets,
+            refused.map(|(key, (_, refusal))| (key, refusal)).collect(),
+        )
     }
+}
 
-    fn rules(
-        &mut self,
-        rules: &[policy::Rule],
-        writing: &Writing<'_>,
-    ) -> Result<Vec<Rule>, Refusal> {
-        let most = self.scene.options.limits.rules;
+impl Writing<'_> {
+    fn rules(&self, rules: &[policy::Rule], sets: &mut Naming<'_>) -> Result<Vec<Rule>, Refusal> {
+        let most = self.options.limits.rules;
         let passes = rules.iter().any(|rule| rule.action == Action::Pass);
         let mut found = Vec::new();
-        if passes && matches!(writing.pass, Pass::Mark) {
+        if passes && matches!(self.pass, Pass::Mark) {
             found.push(clear(PASS_MARK, "nobody has said Pass yet"));
         }
         for rule in rules {
-            let place = format!("{} {}", name::long_word(writing.direction), rule.index);
-            let comment = name::comment(writing.object, &place);
-            for conditions in alternatives(rule, &mut self.sets)? {
-                found.extend(self.outcome(rule.action, conditions, &comment, writing));
+            let place = format!("{} {}", name::long_word(self.direction), rule.index);
+            let comment = name::comment(self.object, &place);
+            for conditions in alternatives(rule, sets)? {
+                found.extend(self.outcome(rule.action, conditions, &comment));
             }
             if found.len() > most {
                 return Err(Refusal::TooManyRules { most });
@@ -180,21 +231,15 @@ impl<'a> Verdicts<'a> {
     }
 
     /// Returns the rules that do what an action means.
-    fn outcome(
-        &self,
-        action: Action,
-        conditions: Vec<Match>,
-        comment: &str,
-        writing: &Writing<'_>,
-    ) -> Vec<Rule> {
+    fn outcome(&self, action: Action, conditions: Vec<Match>, comment: &str) -> Vec<Rule> {
         let statement = match action {
-            Action::Allow => match writing.allow {
+            Action::Allow => match self.allow {
                 Allow::Accept => Statement::Accept,
                 Allow::Admit => Statement::Goto(ADMIT.to_owned()),
                 Allow::AdmitUntracked => Statement::Goto(ADMIT_UNTRACKED.to_owned()),
             },
-            Action::Deny => self.drop(writing.direction, comment),
-            Action::Log => self.log(writing.direction, comment),
+            Action::Deny => drop(self.options, self.direction, comment),
+            Action::Log => log(self.options, self.direction, comment),
             Action::Pass => {
                 let mark = counted(conditions.clone(), set(PASS_MARK), comment.to_owned());
                 let end = Rule {
@@ -202,7 +247,7 @@ impl<'a> Verdicts<'a> {
                     ..counted(conditions, Statement::Return, comment.to_owned())
                 };
 
-                return match writing.pass {
+                return match self.pass {
                     Pass::Mark => vec![mark, end],
                     Pass::Return => vec![Rule {
                         counter: true,
@@ -214,58 +259,69 @@ impl<'a> Verdicts<'a> {
 
         vec![counted(conditions, statement, comment.to_owned())]
     }
+}
 
-    fn drop(&self, direction: Direction, comment: &str) -> Statement {
-        match self.scene.options.log {
-            Some(groups) => Statement::LogAndDrop(nflog(groups, direction, comment)),
-            None => Statement::Drop,
-        }
-    }
+/// `Allow` before normal policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Admission {
+    /// Of a packet with a connection.
+    Tracked,
+    /// Of a packet that is to have none.
+    Untracked,
+}
 
-    /// A `Log` rule counts in any case.
-    fn log(&self, direction: Direction, comment: &str) -> Statement {
-        match self.scene.options.log {
-            Some(groups) => Statement::Log(nflog(groups, direction, comment)),
-            None => Statement::Continue,
-        }
-    }
-
-    /// Adds the chains of `Allow` before normal policy, where a rule leads there.
-    fn add_admissions(&mut self) {
-        let leads_to = |chain: &str| {
-            self.chains
-                .values()
-                .flatten()
-                .any(|rule| matches!(&rule.statement, Statement::Goto(to) if to == chain))
+impl Admission {
+    /// Returns to which admission a rule leads, if to one.
+    pub(crate) fn of(rule: &Rule) -> Option<Self> {
+        let Statement::Goto(chain) = &rule.statement else {
+            return None;
         };
-        let admissions = [
-            (ADMIT, Statement::Accept),
-            (ADMIT_UNTRACKED, Statement::AcceptUntracked),
-        ];
-        let wanted: Vec<_> = admissions
-            .into_iter()
-            .filter(|(chain, _)| leads_to(chain))
-            .collect();
-        for (chain, statement) in wanted {
-            let mark = Rule {
-                counter: false,
-                ..counted(
-                    Vec::new(),
-                    set(ADMITTED_MARK),
-                    "spared the host's normal policy".into(),
-                )
-            };
-            let end = Rule {
-                counter: false,
-                ..counted(Vec::new(), statement, "let in".into())
-            };
-            self.chains.insert(chain.to_owned(), vec![mark, end]);
+        match chain.as_str() {
+            ADMIT => Some(Self::Tracked),
+            ADMIT_UNTRACKED => Some(Self::Untracked),
+            _ => None,
         }
+    }
+
+    /// Returns its chain.
+    pub(crate) fn chain(self) -> (String, Vec<Rule>) {
+        let (chain, statement) = match self {
+            Self::Tracked => (ADMIT, Statement::Accept),
+            Self::Untracked => (ADMIT_UNTRACKED, Statement::AcceptUntracked),
+        };
+        let mark = plain(
+            Vec::new(),
+            set(ADMITTED_MARK),
+            "spared the host's normal policy",
+        );
+        let end = plain(Vec::new(), statement, "let in");
+
+        (chain.to_owned(), vec![mark, end])
+    }
+}
+
+/// Returns the rule that drops what gets to it, and says so where that is wanted.
+pub(super) fn denial(options: &Options, direction: Direction, comment: String) -> Rule {
+    counted(Vec::new(), drop(options, direction, &comment), comment)
+}
+
+fn drop(options: &Options, direction: Direction, comment: &str) -> Statement {
+    match options.log {
+        Some(groups) => Statement::LogAndDrop(nflog(groups, direction, comment)),
+        None => Statement::Drop,
+    }
+}
+
+/// A `Log` rule counts in any case.
+fn log(options: &Options, direction: Direction, comment: &str) -> Statement {
+    match options.log {
+        Some(groups) => Statement::Log(nflog(groups, direction, comment)),
+        None => Statement::Continue,
     }
 }
 
 /// Returns the key of a chain of ours.
-pub(super) fn key(name: &str) -> ChainKey {
+pub(crate) fn key(name: &str) -> ChainKey {
     ChainKey {
         table: NftFamily::Inet,
         name: name.to_owned(),

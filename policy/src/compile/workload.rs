@@ -5,21 +5,22 @@
 //!           -2 to_pod            the receiver's ingress policy
 //! input     -3 from_pod_to_host  the sender's egress policy
 //!           -2 pod_to_host       then a setting
+//! output    -3 host_to_pod       answers on a connection that was revoked
 //! ```
 //!
-//! What a host sends to its own pods is never asked about, as in Calico.
+//! What a host sends to its own pods is never asked about otherwise, as in Calico.
 
 use model::{
     Family,
-    nft::{End, HookPoint, Match, Rule, Sense, Statement, Verdict},
+    nft::{End, HookPoint, Match, Rule, Sense, Statement},
     policy::{Direction, Protocol},
 };
 
 use super::{
-    EndpointToHost, Overlay, Ruleset, Scene,
-    base::{Base, Entries, from_pod, invalid, to_pod},
-    group::{Asked, Point, Tiers, group},
-    verdict::{self, Verdicts},
+    EndpointToHost, Options, Overlay, Ruleset,
+    base::{Base, Entries, from_pod, invalid, revoked, to_pod},
+    group::{Point, Question},
+    verdict,
 };
 
 /// Priorities of the base chains: in front of the filters of others (`NF_IP_PRI_FILTER` is 0).
@@ -30,27 +31,34 @@ const SECOND: i32 = -2;
 /// its own node whatever policy says, as in Calico.
 const DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
 
-/// Writes the chains of the node's pods.
-pub(super) fn write(
-    scene: &Scene,
-    tiers: &Tiers<'_>,
-    verdicts: &mut Verdicts<'_>,
-    rows: &mut Ruleset,
-) {
-    let egress = entries(Direction::Egress, scene, tiers, verdicts);
-    let ingress = entries(Direction::Ingress, scene, tiers, verdicts);
+/// The maps of what pods send: two hooks, the same answers.
+pub(crate) const EGRESS_MAPS: [&str; 2] =
+    ["from_pod_by_interface", "from_pod_to_host_by_interface"];
 
+/// The map of what pods get.
+pub(crate) const INGRESS_MAP: &str = "to_pod_by_interface";
+
+/// Returns what pods are asked.
+pub(crate) const fn question(direction: Direction) -> Question {
+    Question {
+        point: Point::Normal,
+        direction,
+    }
+}
+
+/// Writes the chains of the node's pods.
+pub(crate) fn write(options: &Options, egress: Entries, ingress: Entries, rows: &mut Ruleset) {
     Base::new("from_pod", HookPoint::Forward, FIRST)
         .established()
         .rule(vec![from_pod(Sense::Not)], Statement::Accept, "not a pod's")
-        .rules(refused(Direction::Egress, scene, verdicts))
+        .rules(refused(Direction::Egress, options))
         .by_input(egress.clone(), rows)
         .counted(Vec::new(), Statement::Drop, "a pod without policy yet")
         .write(rows);
     Base::new("to_pod", HookPoint::Forward, SECOND)
         .established()
         .rule(vec![to_pod(Sense::Not)], Statement::Accept, "not for a pod")
-        .rules(refused(Direction::Ingress, scene, verdicts))
+        .rules(refused(Direction::Ingress, options))
         .by_output(ingress, rows)
         .counted(Vec::new(), Statement::Drop, "a pod without policy yet")
         .write(rows);
@@ -59,14 +67,14 @@ pub(super) fn write(
         .established()
         .rule(vec![from_pod(Sense::Not)], Statement::Accept, "not a pod's")
         .rules(discovery())
-        .rules(refused(Direction::Egress, scene, verdicts))
+        .rules(refused(Direction::Egress, options))
         .by_input(egress, rows)
         .counted(Vec::new(), Statement::Drop, "a pod without policy yet")
         .write(rows);
     let then = Base::new("pod_to_host", HookPoint::Input, SECOND)
         .established()
         .rules(discovery());
-    let then = match scene.options.endpoint_to_host {
+    let then = match options.endpoint_to_host {
         EndpointToHost::Pass => then,
         EndpointToHost::Drop => then.counted(
             vec![from_pod(Sense::Is)],
@@ -75,45 +83,30 @@ pub(super) fn write(
         ),
     };
     then.write(rows);
-}
 
-fn entries(
-    direction: Direction,
-    scene: &Scene,
-    tiers: &Tiers<'_>,
-    verdicts: &mut Verdicts<'_>,
-) -> Entries {
-    let workloads = scene.workloads.iter();
-
-    workloads
-        .map(|workload| {
-            let asked = Asked {
-                point: Point::Normal,
-                direction,
-                labels: &workload.labels,
-                profiles: &workload.profiles,
-            };
-            let chain = group(&asked, Vec::new(), tiers, scene, verdicts);
-
-            (workload.interface.clone(), Verdict::Goto(chain))
-        })
-        .collect()
+    Base::new("host_to_pod", HookPoint::Output, FIRST)
+        .counted(
+            vec![to_pod(Sense::Is), revoked()],
+            Statement::Drop,
+            "allowed once, and no longer",
+        )
+        .write(rows);
 }
 
 /// Returns the rules that drop what no policy can allow.
-fn refused(direction: Direction, scene: &Scene, verdicts: &Verdicts<'_>) -> Vec<Rule> {
+fn refused(direction: Direction, options: &Options) -> Vec<Rule> {
     let deny = |matches: Vec<Match>, comment: &str| Rule {
         matches,
-        ..verdicts.denial(direction, comment.to_owned())
+        ..verdict::denial(options, direction, comment.to_owned())
     };
     let mut rules = Vec::new();
-    if scene.options.drops_invalid {
+    if options.drops_invalid {
         rules.push(deny(vec![invalid()], "of no connection"));
     }
     if direction == Direction::Ingress {
         return rules;
     }
-    for overlay in &scene.options.forbidden_overlays {
+    for overlay in &options.forbidden_overlays {
         rules.push(match overlay {
             Overlay::Vxlan(port) => deny(
                 vec![

@@ -11,11 +11,12 @@ use super::{
     Evaluator,
     hook::{Denied, Hooks},
     is_neighbour_discovery,
+    question::Record,
     tier::Chain,
 };
 use crate::{
     cluster::Node,
-    decision::{Cause, Decision, Verdict},
+    decision::{Cause, Verdict},
     packet::Header,
 };
 
@@ -104,7 +105,7 @@ impl Crossing<'_> {
         &self,
         evaluator: &Evaluator<'_>,
         state: State,
-        decisions: &mut Vec<Decision>,
+        record: &mut Record,
     ) -> Result<Tracking, Denied> {
         let settings = evaluator.settings(self.node);
         let mut hooks = Hooks {
@@ -112,7 +113,7 @@ impl Crossing<'_> {
             crossing: self,
             settings: &settings,
             state,
-            decisions,
+            record,
         };
         let untracked = hooks.untracked()?;
         if untracked {

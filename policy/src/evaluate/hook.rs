@@ -10,6 +10,7 @@ use super::{
     Evaluator,
     crossing::{Crossing, Device, State, endpoint_to_host, forbidden_overlay, is_set},
     failsafe,
+    question::Record,
     tier::{Answer, Chain},
 };
 use crate::{
@@ -30,7 +31,7 @@ pub(super) struct Hooks<'a, 'b> {
     pub(super) crossing: &'a Crossing<'a>,
     pub(super) settings: &'a Settings,
     pub(super) state: State,
-    pub(super) decisions: &'b mut Vec<Decision>,
+    pub(super) record: &'b mut Record,
 }
 
 impl Hooks<'_, '_> {
@@ -49,9 +50,9 @@ impl Hooks<'_, '_> {
             return Ok(false);
         };
         let header = self.crossing.before;
-        let answer = self
-            .evaluator
-            .ask_tiers(host.endpoint, Chain::Untracked, direction, &header);
+        let endpoint = host.endpoint;
+        let name = self.name(device);
+        let answer = self.ask(endpoint, name, Chain::Untracked, direction, &header);
         if answer == Answer::NotAsked {
             return Ok(false);
         }
@@ -77,9 +78,9 @@ impl Hooks<'_, '_> {
             return Ok(false);
         };
         let header = self.crossing.before;
-        let answer =
-            self.evaluator
-                .ask_tiers(host.endpoint, Chain::PreDnat, Direction::Ingress, &header);
+        let endpoint = host.endpoint;
+        let name = self.name(device);
+        let answer = self.ask(endpoint, name, Chain::PreDnat, Direction::Ingress, &header);
         if answer == Answer::NotAsked {
             return Ok(false);
         }
@@ -108,9 +109,7 @@ impl Hooks<'_, '_> {
         let header = self.crossing.header;
         if chain == Chain::Forward {
             self.refuse_invalid(Point::Forward, device)?;
-            let answer = self
-                .evaluator
-                .ask_tiers(host.endpoint, chain, direction, &header);
+            let answer = self.ask(host.endpoint, self.name(device), chain, direction, &header);
             self.settle(Point::Forward, device, answer)?;
             return Ok(());
         }
@@ -193,9 +192,7 @@ impl Hooks<'_, '_> {
         direction: Direction,
     ) -> Result<(), Denied> {
         let header: &Header = &self.crossing.header;
-        let answer = self
-            .evaluator
-            .ask_tiers(endpoint, Chain::Normal, direction, header);
+        let answer = self.ask(endpoint, name.clone(), Chain::Normal, direction, header);
         let (verdict, cause) = match answer {
             Answer::Decided(verdict, cause) => (verdict, cause),
             Answer::Passed | Answer::NotAsked => {
@@ -210,11 +207,25 @@ impl Hooks<'_, '_> {
         };
         match verdict {
             Verdict::Allow => {
-                self.decisions.push(decision);
+                self.record.decisions.push(decision);
                 Ok(())
             }
             Verdict::Deny => Err(Box::new(decision)),
         }
+    }
+
+    /// Asks an endpoint's tiers, and notes that they were asked.
+    fn ask(
+        &mut self,
+        endpoint: &Endpoint,
+        name: String,
+        chain: Chain,
+        direction: Direction,
+        header: &Header,
+    ) -> Answer {
+        self.record.note(endpoint, name, chain, direction, header);
+
+        self.evaluator.ask_tiers(endpoint, chain, direction, header)
     }
 
     /// Takes the answer of tiers behind which no profile stands: what they leave open goes on. Returns whether they
@@ -243,7 +254,7 @@ impl Hooks<'_, '_> {
     }
 
     fn allowed(&mut self, point: Point, device: &Device, cause: Cause) {
-        self.decisions.push(Decision {
+        self.record.decisions.push(Decision {
             point,
             endpoint: self.name(device),
             verdict: Verdict::Allow,

@@ -12,15 +12,17 @@ use super::Evaluator;
 use crate::packet::{Header, IcmpHeader};
 
 /// Which side of a packet is asked about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Who sends.
     Source,
+    /// Who is to get it.
     Destination,
 }
 
 impl Evaluator<'_> {
     /// Returns whether a rule matches a packet: all of its criteria, positive and negative, hold.
-    pub(super) fn matches(&self, rule: &Rule, header: &Header) -> bool {
+    pub(crate) fn matches(&self, rule: &Rule, header: &Header) -> bool {
         // What asks for HTTP is enforced by nobody here: nothing is allowed on its word.
         if rule.http && rule.action == Action::Allow {
             return false;
@@ -63,7 +65,7 @@ impl Evaluator<'_> {
     }
 
     /// Returns whether an endpoint or network set that a selector selects has an address.
-    fn selects(&self, selector: &Selector, address: IpAddr) -> bool {
+    pub(crate) fn selects(&self, selector: &Selector, address: IpAddr) -> bool {
         let endpoint = self.endpoints().any(|endpoint| {
             endpoint.addresses.contains(&address) && selector.matches(&endpoint.labels)
         });
@@ -88,7 +90,7 @@ impl Evaluator<'_> {
 
     /// Returns whether a packet's port is a rule's. A name means the numbers that the endpoints which the rule selects
     /// on that side give it, each only at that endpoint's addresses.
-    fn is_port(
+    pub(crate) fn is_port(
         &self,
         port: &PortMatch,
         protocol: Option<Protocol>,
@@ -125,7 +127,7 @@ impl Evaluator<'_> {
 
     /// Returns whether a packet's side is an endpoint of a service: by its address, and as a destination by protocol
     /// and port too.
-    fn answers_for(&self, service: &ServiceRef, header: &Header, which: Which) -> bool {
+    pub(crate) fn answers_for(&self, service: &ServiceRef, header: &Header, which: Which) -> bool {
         let Some(service) = self.cluster.services.get(service) else {
             return false;
         };
@@ -145,13 +147,13 @@ impl Evaluator<'_> {
 
 /// Returns whether a list of networks leaves room for an address. Networks of the other family do not count; a list
 /// that has only such matches nothing.
-fn is_in_nets(nets: &[IpNet], address: IpAddr) -> bool {
+pub(crate) fn is_in_nets(nets: &[IpNet], address: IpAddr) -> bool {
     nets.is_empty() || nets.iter().any(|net| net.contains(&address))
 }
 
 /// Returns whether an address is in none of the networks. Networks of the other family do not count; a list that has
 /// only such, or one that holds everything, matches nothing.
-fn is_outside_nets(not_nets: &[IpNet], address: IpAddr) -> bool {
+pub(crate) fn is_outside_nets(not_nets: &[IpNet], address: IpAddr) -> bool {
     let family = Family::of(address);
     let mut ours = not_nets
         .iter()
@@ -161,7 +163,7 @@ fn is_outside_nets(not_nets: &[IpNet], address: IpAddr) -> bool {
     not_nets.is_empty() || (ours.peek().is_some() && ours.all(|net| !net.contains(&address)))
 }
 
-fn is_icmp(found: Option<IcmpHeader>, wanted: Icmp) -> bool {
+pub(crate) fn is_icmp(found: Option<IcmpHeader>, wanted: Icmp) -> bool {
     found.is_some_and(|found| {
         found.kind == wanted.kind && wanted.code.is_none_or(|code| code == found.code)
     })

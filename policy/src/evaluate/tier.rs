@@ -33,9 +33,19 @@ pub(super) struct SortedTier<'a> {
     policies: Vec<&'a Policy>,
 }
 
+/// A tier that is asked about an endpoint, with those of its policies that apply there.
+#[derive(Debug)]
+pub(crate) struct AskedTier<'a> {
+    pub(crate) name: &'a str,
+    /// What happens at its end.
+    pub(crate) default_action: TierAction,
+    /// In order; at least one.
+    pub(crate) policies: Vec<&'a Policy>,
+}
+
 /// Which of an endpoint's policies are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Chain {
+pub(crate) enum Chain {
     /// Before connections are tracked.
     Untracked,
     /// Before the destination is translated.
@@ -133,16 +143,9 @@ impl Evaluator<'_> {
         header: &Header,
     ) -> Answer {
         let mut asked = false;
-        for tier in &self.tiers {
-            let policies = tier.policies.iter().copied();
-            let applying: Vec<&Policy> = policies
-                .filter(|policy| applies(policy, endpoint, chain, direction))
-                .collect();
-            if applying.is_empty() {
-                continue;
-            }
+        for tier in self.asked_tiers(endpoint, chain, direction) {
             asked = true;
-            match self.ask_policies(&applying, direction, header) {
+            match self.ask_policies(&tier.policies, direction, header) {
                 Some((Action::Allow, rule)) => {
                     return Answer::Decided(Verdict::Allow, Cause::Rule(rule));
                 }
@@ -151,7 +154,7 @@ impl Evaluator<'_> {
                 }
                 Some((Action::Pass | Action::Log, _)) => {}
                 None if chain.ends_with_default() && tier.default_action == TierAction::Deny => {
-                    let cause = Cause::TierDefault(tier.name.clone());
+                    let cause = Cause::TierDefault(tier.name.to_owned());
                     return Answer::Decided(Verdict::Deny, cause);
                 }
                 None => {}
@@ -163,6 +166,27 @@ impl Evaluator<'_> {
         } else {
             Answer::NotAsked
         }
+    }
+
+    /// Returns the tiers of one chain of an endpoint, in order, that have a policy for it.
+    pub(crate) fn asked_tiers(
+        &self,
+        endpoint: &Endpoint,
+        chain: Chain,
+        direction: Direction,
+    ) -> impl Iterator<Item = AskedTier<'_>> {
+        let asked = self.tiers.iter().map(move |tier| AskedTier {
+            name: &tier.name,
+            default_action: tier.default_action,
+            policies: tier
+                .policies
+                .iter()
+                .copied()
+                .filter(|policy| chain.asks(policy, endpoint, direction))
+                .collect(),
+        });
+
+        asked.filter(|tier| !tier.policies.is_empty())
     }
 
     /// Asks an endpoint's profiles in order; what none allows is denied.
@@ -220,21 +244,22 @@ impl Evaluator<'_> {
 
 impl Chain {
     /// Returns whether a tier's default action counts: before tracking and translation every tier passes on.
-    const fn ends_with_default(self) -> bool {
+    pub(crate) const fn ends_with_default(self) -> bool {
         match self {
             Self::Untracked | Self::PreDnat => false,
             Self::Normal | Self::Forward => true,
         }
     }
-}
 
-fn applies(policy: &Policy, endpoint: &Endpoint, chain: Chain, direction: Direction) -> bool {
-    let here = match chain {
-        Chain::Untracked => policy.stage == Stage::Untracked,
-        Chain::PreDnat => policy.stage == Stage::PreDnat,
-        Chain::Normal => policy.stage == Stage::Normal,
-        Chain::Forward => policy.stage == Stage::Normal && policy.apply_on_forward,
-    };
+    /// Returns whether a policy is asked about an endpoint here, or would be if it were not staged.
+    pub(crate) fn asks(self, policy: &Policy, endpoint: &Endpoint, direction: Direction) -> bool {
+        let here = match self {
+            Self::Untracked => policy.stage == Stage::Untracked,
+            Self::PreDnat => policy.stage == Stage::PreDnat,
+            Self::Normal => policy.stage == Stage::Normal,
+            Self::Forward => policy.stage == Stage::Normal && policy.apply_on_forward,
+        };
 
-    here && policy.types.contains(direction) && policy.selector.matches(&endpoint.labels)
+        here && policy.types.contains(direction) && policy.selector.matches(&endpoint.labels)
+    }
 }

@@ -105,21 +105,42 @@ pub enum Difference {
 
 /// A protocol, with a port where it has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    protocol: Protocol,
-    port: Option<u16>,
+pub(crate) struct Target {
+    pub(crate) protocol: Protocol,
+    pub(crate) port: Option<u16>,
+}
+
+/// One question of a probe, and the packets that answer it.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    /// How the report names who sends.
+    pub(crate) from: String,
+    /// How the report names who is to get it.
+    pub(crate) to: String,
+    pub(crate) target: Target,
+    pub(crate) family: Family,
+    /// One; for a service, one for each endpoint that it may choose.
+    pub(crate) packets: Vec<Packet>,
 }
 
 /// Who answers a probe.
-pub(super) struct Prober<'a> {
-    pub(super) cluster: &'a Cluster,
-    pub(super) evaluator: &'a Evaluator<'a>,
-    pub(super) outside: &'a [Outside],
+pub(crate) struct Prober<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) evaluator: &'a Evaluator<'a>,
+    pub(crate) outside: &'a [Outside],
     /// Where the probe stands.
-    pub(super) path: String,
+    pub(crate) path: String,
 }
 
 impl Probe {
+    /// Reads a probe that stands alone.
+    pub fn parse(value: &Value) -> Result<Self, FieldError> {
+        serde_path_to_error::deserialize(value).map_err(|error| {
+            let path = error.path().to_string();
+            FieldError::new(path, error.into_inner().to_string())
+        })
+    }
+
     /// Returns whether it says what is to become of its packets.
     pub const fn expects(&self) -> bool {
         self.expect.is_some()
@@ -131,12 +152,28 @@ impl Prober<'_> {
     ///
     /// In a product nobody probes himself, and pairs without a common family are left out.
     pub(super) fn ask(&self, probe: &Probe) -> Result<Vec<Entry>, FieldError> {
+        let flows = self.flows(probe)?;
+
+        Ok(flows
+            .iter()
+            .map(|flow| {
+                let packets = flow.packets.iter();
+                let outcomes: Vec<Outcome> = packets
+                    .map(|packet| self.evaluator.evaluate(packet))
+                    .collect();
+                judge(probe, flow, &outcomes)
+            })
+            .collect())
+    }
+
+    /// Returns the packets of a probe, in the same order.
+    pub(crate) fn flows(&self, probe: &Probe) -> Result<Vec<Flow>, FieldError> {
         let from = self.subjects(&probe.from, "from")?;
         let to = self.subjects(&probe.to, "to")?;
         let targets = self.targets(probe)?;
         self.check(probe)?;
         let is_product = from.len() * to.len() > 1;
-        let mut entries = Vec::new();
+        let mut flows = Vec::new();
         for source in &from {
             for destination in &to {
                 if is_product && source.who == destination.who {
@@ -149,9 +186,9 @@ impl Prober<'_> {
                         return Err(FieldError::new(&self.path, message));
                     }
                     for family in families {
-                        entries.push(self.entry(probe, source, destination, *target, family)?);
+                        flows.push(self.flow(probe, source, destination, *target, family)?);
                     }
-                    if entries.len() > VERDICTS_MAX {
+                    if flows.len() > VERDICTS_MAX {
                         let message = format!("more than {VERDICTS_MAX} verdicts of one document");
                         return Err(FieldError::new(&self.path, message));
                     }
@@ -159,7 +196,7 @@ impl Prober<'_> {
             }
         }
 
-        Ok(entries)
+        Ok(flows)
     }
 
     fn subjects(&self, names: &OneOrMany, field: &str) -> Result<Vec<Subject>, FieldError> {
@@ -254,14 +291,14 @@ impl Prober<'_> {
             .find(|address| Family::of(*address) == family)
     }
 
-    fn entry(
+    fn flow(
         &self,
         probe: &Probe,
         from: &Subject,
         to: &Subject,
         target: Target,
         family: Family,
-    ) -> Result<Entry, FieldError> {
+    ) -> Result<Flow, FieldError> {
         let Who::At(place, _) = &from.who else {
             let path = format!("{}.from", self.path);
             return Err(expected(&path, "somebody who can send", &from.name));
@@ -282,12 +319,14 @@ impl Prober<'_> {
             Who::At(place, _) => vec![self.direct(probe, bare, place)],
             Who::Service(name) => self.to_service(&bare, name, target),
         };
-        let outcomes: Vec<Outcome> = packets
-            .iter()
-            .map(|packet| self.evaluator.evaluate(packet))
-            .collect();
 
-        Ok(judge(probe, from, to, target, family, &outcomes))
+        Ok(Flow {
+            from: from.name.clone(),
+            to: to.name.clone(),
+            target,
+            family,
+            packets,
+        })
     }
 
     fn direct(&self, probe: &Probe, packet: Packet, to: &Place) -> Packet {
@@ -344,14 +383,7 @@ impl Prober<'_> {
 
 /// Puts the verdicts on the packets of one connection together: a service with endpoints that differ is mixed, one
 /// without endpoints takes nothing. Of several, the decisions are those of the first that was denied.
-fn judge(
-    probe: &Probe,
-    from: &Subject,
-    to: &Subject,
-    target: Target,
-    family: Family,
-    outcomes: &[Outcome],
-) -> Entry {
+fn judge(probe: &Probe, flow: &Flow, outcomes: &[Outcome]) -> Entry {
     let denied = outcomes.iter().find(|one| one.verdict == Verdict::Deny);
     let allowed = outcomes.iter().find(|one| one.verdict == Verdict::Allow);
     let verdict = match (denied, allowed) {
@@ -367,11 +399,11 @@ fn judge(
     Entry {
         step: 0,
         probe: 0,
-        from: from.name.clone(),
-        to: to.name.clone(),
-        family: number_of(family),
-        protocol: protocol_value(target.protocol),
-        port: target.port,
+        from: flow.from.clone(),
+        to: flow.to.clone(),
+        family: number_of(flow.family),
+        protocol: protocol_value(flow.target.protocol),
+        port: flow.target.port,
         difference: difference(probe, verdict, &decisions),
         verdict,
         decisions,

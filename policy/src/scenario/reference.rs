@@ -15,16 +15,16 @@ const FORMS: &str = "NAMESPACE/POD, node/NAME, outside/NAME, service/NAMESPACE/N
 
 /// One end of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Subject {
+pub(crate) struct Subject {
     /// How the report names it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Who it is.
-    pub(super) who: Who,
+    pub(crate) who: Who,
 }
 
 /// Who an end of a probe is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Who {
+pub(crate) enum Who {
     /// Somebody with addresses.
     At(Place, Vec<IpAddr>),
     /// A service.
@@ -137,7 +137,7 @@ pub(super) fn owner(cluster: &Cluster, address: IpAddr) -> Who {
 }
 
 /// Returns where an address is.
-pub(super) fn place(cluster: &Cluster, address: IpAddr) -> Place {
+pub(crate) fn place(cluster: &Cluster, address: IpAddr) -> Place {
     let pod = cluster
         .pods
         .iter()

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::probe::Difference;
-use crate::decision::{Cause, Decision, Point, Verdict};
+use crate::decision::{Cause, Decision, Verdict};
 
 /// Everything that a policy test found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -121,18 +121,9 @@ impl ProbeVerdict {
 impl From<&Decision> for DecisionEntry {
     fn from(decision: &Decision) -> Self {
         let bare = Self {
-            point: match decision.point {
-                Point::Egress => "egress",
-                Point::Ingress => "ingress",
-                Point::Forward => "forward",
-                Point::PreDnat => "preDNAT",
-                Point::Untracked => "untracked",
-            },
+            point: decision.point.as_str(),
             endpoint: decision.endpoint.clone(),
-            verdict: match decision.verdict {
-                Verdict::Allow => "Allow",
-                Verdict::Deny => "Deny",
-            },
+            verdict: decision.verdict.as_str(),
             tier: None,
             policy: None,
             rule: None,
@@ -192,7 +183,7 @@ impl DecisionEntry {
 }
 
 /// Returns an object's kind, as YAML writes it, and its name.
-pub(super) fn object_name(key: &ObjectKey) -> String {
+pub(crate) fn object_name(key: &ObjectKey) -> String {
     let kind = key.kind.manifest_name();
     match &key.namespace {
         Some(namespace) => format!("{kind} {namespace}/{}", key.name),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::{
     Object, PodName, Resource,
     policy::{PortMatch, Protocol, ServiceRef},
-    resource::{self, FieldError, endpoint_slice::EndpointPort, service::ServicePort},
+    resource::FieldError,
 };
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::{
     expected,
     topology::{ServiceEntry, ServicePortEntry},
 };
-use crate::cluster::{Backend, Cluster, Pod, Service};
+use crate::cluster::{Backend, Cluster, Pod, Service, object};
 
 /// A service of the topology, checked.
 #[derive(Clone, Debug)]
@@ -158,7 +158,7 @@ pub(super) fn of_objects<'a>(
                 slice.namespace == service.namespace
                     && slice.service.as_deref() == Some(service.name.as_str())
             });
-            let backends = of_service.flat_map(|slice| backends(service, slice));
+            let backends = of_service.flat_map(|slice| object::backends(service, slice));
             let found = Service {
                 addresses: service.cluster_addresses.clone(),
                 backends: backends.collect(),
@@ -167,30 +167,4 @@ pub(super) fn of_objects<'a>(
             (name, found)
         })
         .collect()
-}
-
-fn backends(service: &resource::Service, slice: &resource::EndpointSlice) -> Vec<Backend> {
-    let mut backends = Vec::new();
-    for port in &service.ports {
-        let numbers = slice.ports.iter().filter(|target| is_same(port, target));
-        for number in numbers.filter_map(|target| target.port) {
-            let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
-            backends.extend(
-                ready
-                    .flat_map(|endpoint| &endpoint.addresses)
-                    .map(|address| Backend {
-                        protocol: port.protocol,
-                        service_port: port.port,
-                        address: *address,
-                        port: number,
-                    }),
-            );
-        }
-    }
-
-    backends
-}
-
-fn is_same(port: &ServicePort, target: &EndpointPort) -> bool {
-    port.name == target.name && port.protocol == target.protocol
 }

@@ -8,7 +8,7 @@ use std::{
 use model::{
     Kind, Object, ObjectKey, PodName, Resource,
     manifest::{self, Document, Fault, Position},
-    policy::{NamedPort, Profile, Rule},
+    policy::{NamedPort, Profile},
     resource::{FieldError, Namespace, ServiceAccount},
 };
 use serde_json::Value;
@@ -20,16 +20,10 @@ use super::{
     step::{Deletion, Relabel},
     topology::{NamespaceEntry, NodeEntry, PodEntry, Topology},
 };
-use crate::cluster::{Cluster, Interface, Node, Pod, PodNetwork};
-
-/// The service account of pods that name none; Kubernetes makes it in every namespace.
-const DEFAULT_ACCOUNT: &str = "default";
-
-/// The label that Kubernetes sets on every namespace, whatever people write.
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
-
-/// Calico's built-in profile that allows everything.
-const ALLOW_ALL: &str = "projectcalico-default-allow";
+use crate::cluster::{
+    Cluster, Interface, Node, Pod, PodNetwork,
+    object::{self, Origin},
+};
 
 /// What is there at one step.
 #[derive(Clone, Debug)]
@@ -45,9 +39,9 @@ pub(super) struct State {
 
 /// A machine beyond the mesh.
 #[derive(Clone, Debug)]
-pub(super) struct Outside {
-    pub(super) name: String,
-    pub(super) addresses: Vec<IpAddr>,
+pub(crate) struct Outside {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 impl State {
@@ -197,7 +191,10 @@ impl State {
                 &entry.name,
             ));
         }
-        let namespace = namespace(&entry.name, &entry.labels);
+        let namespace = Namespace {
+            name: entry.name.clone(),
+            labels: entry.labels.clone(),
+        };
         self.namespaces.insert(entry.name.clone(), namespace);
 
         Ok(())
@@ -262,7 +259,7 @@ impl State {
                     return Err(expected(path, "a namespace that is there", name));
                 }
                 if let Some(written) = written {
-                    *written = namespace(name, &relabel.labels);
+                    written.labels.clone_from(&relabel.labels);
                 }
                 if let Some(object) = object {
                     object.metadata.labels = relabel.labels.clone();
@@ -307,33 +304,29 @@ impl State {
         cluster
     }
 
-    /// Returns the profiles: of namespaces, of service accounts, the built-in one, and those that are objects.
+    /// Returns the profiles: the built-in one, those that are objects, of namespaces, of service accounts. Of several
+    /// of one name the last counts.
     fn profiles(&self) -> BTreeMap<String, Profile> {
         let mut namespaces = self.namespaces.clone();
         let mut accounts = self.accounts.clone();
-        let mut profiles = vec![allow_all()];
+        let mut profiles = vec![object::built_in()];
         for object in self.objects.values() {
             match Resource::try_from(object) {
                 Ok(Resource::Namespace(written)) => {
-                    let found = namespace(&written.name, &written.labels);
-                    namespaces.insert(written.name, found);
+                    namespaces.insert(written.name.clone(), written);
                 }
                 Ok(Resource::ServiceAccount(account)) => accounts.push(account),
-                Ok(Resource::Profile(profile)) => profiles.push(*profile),
+                Ok(Resource::Profile(profile)) => profiles.push((Origin::Object, *profile)),
                 Ok(_) | Err(_) => {}
             }
         }
-        let defaults = namespaces.keys().map(|namespace| ServiceAccount {
-            namespace: namespace.clone(),
-            name: DEFAULT_ACCOUNT.to_owned(),
-            labels: BTreeMap::new(),
-        });
-        let accounts: Vec<_> = defaults.chain(accounts).collect();
-        profiles.extend(namespaces.values().map(Namespace::profile));
-        profiles.extend(accounts.iter().map(ServiceAccount::profile));
+        profiles.extend(namespaces.values().flat_map(object::of_namespace));
+        profiles.sort_by(|a, b| a.0.cmp(&b.0));
+        let profiles = profiles.into_iter().map(|(_, profile)| profile);
+        let accounts = accounts.iter().map(ServiceAccount::profile);
 
         profiles
-            .into_iter()
+            .chain(accounts)
             .map(|profile| (profile.name.clone(), profile))
             .collect()
     }
@@ -360,7 +353,7 @@ impl State {
             service_account: entry
                 .service_account
                 .clone()
-                .unwrap_or_else(|| DEFAULT_ACCOUNT.to_owned()),
+                .unwrap_or_else(|| object::DEFAULT_ACCOUNT.to_owned()),
             labels: entry.labels.clone(),
             addresses: entry.addresses.clone(),
             ports: ports
@@ -404,17 +397,6 @@ fn node(entry: &NodeEntry, path: &str) -> Result<Node, FieldError> {
     })
 }
 
-/// Returns a namespace as Kubernetes keeps it: with its name among its labels.
-fn namespace(name: &str, labels: &BTreeMap<String, String>) -> Namespace {
-    let mut labels = labels.clone();
-    labels.insert(NAME_LABEL.to_owned(), name.to_owned());
-
-    Namespace {
-        name: name.to_owned(),
-        labels,
-    }
-}
-
 fn once<'a>(names: impl Iterator<Item = &'a str>, path: &str) -> Result<(), FieldError> {
     let mut seen = BTreeSet::new();
     for name in names {
@@ -424,18 +406,6 @@ fn once<'a>(names: impl Iterator<Item = &'a str>, path: &str) -> Result<(), Fiel
     }
 
     Ok(())
-}
-
-fn allow_all() -> Profile {
-    let allow = || vec![Rule::new(model::policy::Action::Allow)];
-
-    Profile {
-        name: ALLOW_ALL.to_owned(),
-        ingress: allow(),
-        egress: allow(),
-        labels: BTreeMap::new(),
-        invalid: BTreeMap::new(),
-    }
 }
 
 /// Returns every object with where it stands; lists are taken apart.

@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod crash;
+mod namespace;
 
 mod contract {
     use super::*;

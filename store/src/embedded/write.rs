@@ -5,7 +5,7 @@ use model::{Kind, Object, ObjectKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
 
-use super::{member, shape, writer::Writing};
+use super::{member, namespace, shape, writer::Writing};
 use crate::{
     Caller, StoreError,
     authority::{self, View, Write},
@@ -36,6 +36,9 @@ pub(super) fn create(
     authority::check(&*writing, caller, Write::Create(&object))?;
     object.metadata.uid = Some(uid()?);
     object.metadata.creation_timestamp = Some(seconds(writing.now));
+    if key.kind == Kind::WorkloadEndpoint {
+        namespace::ensure(writing, &key)?;
+    }
 
     writing.put(object)
 }
@@ -99,15 +102,24 @@ pub(super) fn delete(
         member::revoke(writing, "node", &key.name)?;
     }
 
-    writing.remove(key.clone())
+    remove(writing, key.clone())
 }
 
 /// Removes the claims, blocks and endpoints of a node.
 pub(super) fn remove_belongings(writing: &mut Writing<'_>, node: &str) -> Result<(), StoreError> {
     for kind in BELONGINGS {
         for object in writing.objects_of(kind, node)? {
-            writing.remove(object.key())?;
+            remove(writing, object.key())?;
         }
+    }
+
+    Ok(())
+}
+
+fn remove(writing: &mut Writing<'_>, key: ObjectKey) -> Result<(), StoreError> {
+    writing.remove(key.clone())?;
+    if key.kind == Kind::WorkloadEndpoint {
+        namespace::drop_empty(writing, &key)?;
     }
 
     Ok(())
@@ -184,14 +196,14 @@ impl View for Writing<'_> {
 }
 
 /// Returns a time as Kubernetes writes creation times: RFC 3339, whole seconds.
-fn seconds(now: Timestamp) -> String {
+pub(super) fn seconds(now: Timestamp) -> String {
     Timestamp::from_second(now.as_second())
         .unwrap_or(now)
         .to_string()
 }
 
 /// Returns a random UUID (version 4, RFC 9562 §5.4).
-fn uid() -> Result<String, StoreError> {
+pub(super) fn uid() -> Result<String, StoreError> {
     let mut bytes = [0_u8; 16];
     SystemRandom::new()
         .fill(&mut bytes)

@@ -112,6 +112,26 @@ impl Writer {
         Ok(Self(jobs))
     }
 
+    /// Has work done in a transaction before all other work; a failure is logged. For a writer that nobody uses yet.
+    pub(super) fn begin(
+        &self,
+        work: impl FnOnce(&mut Writing<'_>) -> Result<(), StoreError> + Send + 'static,
+    ) {
+        let (reply, _) = oneshot::channel();
+        let logged = move |writing: &mut Writing<'_>| {
+            work(writing)
+                .inspect_err(|error| tracing::error!(%error, "The store is not as it should be"))
+        };
+        let task = Task {
+            work: Some(logged),
+            result: None,
+            reply,
+        };
+        if self.0.try_send(Box::new(task)).is_err() {
+            tracing::error!("the store's writer ended as it began");
+        }
+    }
+
     /// Has work done in a transaction, and returns once that is on disk.
     pub(super) async fn write<T: Send + 'static>(
         &self,

@@ -236,6 +236,46 @@ fn rules_that_take_nothing_of_ours_are_not_named_and_stay() {
     assert_eq!(sh(&n1, "ip rule").matches("lookup 77").count(), 2);
 }
 
+#[test]
+fn a_rule_for_one_port_is_named_with_it_and_takes_that_port_alone() {
+    let mesh = Mesh::enforced("dual-stack");
+    let n1 = mesh.node("n1");
+    let traffic = Traffic::between_two(&mesh);
+    sh(
+        &n1,
+        "ip route add default via 192.0.2.250 table 77
+         ip rule add ipproto tcp dport 9 lookup 77 priority 52
+         ip rule add tun_id 5 lookup 77 priority 51",
+    );
+    await_condition(
+        &n1,
+        "PolicyRouting",
+        &[
+            "rule \"52: from all ipproto tcp dport 9 lookup 77\" (IPv4)",
+            "takes some packets to other nodes' pods",
+            "dropped, never sent in plaintext",
+        ],
+    );
+    assert!(!condition(&n1, "PolicyRouting").contains("tun_id"));
+
+    // One of those that it takes, and what it leaves alone.
+    let pod = mesh.pod("default/a");
+    let to = mesh.pod("default/c");
+    let [to] = to.addresses().into_iter().filter(std::net::IpAddr::is_ipv4).collect::<Vec<_>>()[..] else {
+        panic!("one IPv4 address")
+    };
+    let script = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{to}/9' 2>&1 || true");
+    let said = pod.run("sh", &["-c", &script]);
+    assert!(!said.contains("refused"), "it reached the other pod: {said}");
+    traffic.assert_alive();
+    mesh.assert_no_plaintext();
+
+    sh(&n1, "ip rule del priority 52");
+    await_condition(&n1, "PolicyRouting", &[]);
+    let said = pod.run("sh", &["-c", &script]);
+    assert!(said.contains("refused"), "nobody listens there: {said}");
+}
+
 /// Clock ticks of a hundredth of a second that a node's agent has used.
 fn ticks(mesh: &Mesh, node: &Node) -> u64 {
     let name = format!("agent-{}", node.name());

@@ -21,10 +21,10 @@ use policy::{
 };
 
 /// A stream of numbers that a seed determines (splitmix64).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Chance(u64);
 
-const SELECTORS: [&str; 12] = [
+const SELECTORS: [&str; 15] = [
     "all()",
     "app == 'a'",
     "app != 'a'",
@@ -37,25 +37,53 @@ const SELECTORS: [&str; 12] = [
     "has(set)",
     "projectcalico.org/namespace == 'one'",
     "pcns.team == 'red'",
+    "app not in {'a', 'c'}",
+    "projectcalico.org/namespace != 'one'",
+    "!(pcns.team starts with 're') || set == 'far'",
 ];
 
-const NETS: [&str; 12] = [
+/// Networks whose ends fall between the addresses that there are.
+const NETS: [&str; 20] = [
     "10.65.0.0/24",
     "10.65.0.2/32",
+    "10.65.0.4/31",
     "10.65.1.0/24",
+    "10.65.1.4/30",
     "10.65.0.0/16",
     "192.0.2.0/24",
+    "192.0.2.1/32",
     "203.0.113.9/32",
+    "203.0.113.0/25",
+    "203.0.113.128/25",
+    "203.0.113.127/32",
     "0.0.0.0/0",
     "fd00:65::/64",
     "fd00:65::2/128",
+    "fd00:65::4/127",
     "2001:db8::/32",
+    "2001:db8::/127",
+    "fd01::/127",
     "::/0",
-    "203.0.113.0/25",
 ];
 
-/// Failsafe ports of both directions, ports around the ends of ranges, and WireGuard's.
-const PORTS: [u16; 9] = [22, 53, 79, 80, 81, 179, 8080, 40000, 51820];
+/// Addresses beyond the mesh: at both ends of the networks above, and just outside.
+const BEYOND: [&str; 10] = [
+    "203.0.113.9",
+    "203.0.113.0",
+    "203.0.113.127",
+    "203.0.113.128",
+    "203.0.114.0",
+    "2001:db8:ffff::9",
+    "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff",
+    "fd01::1",
+    "fd01::2",
+    "fd00:65:0:1::",
+];
+
+/// Both ends of all ports, failsafe ports of both directions, ports around the ends of ranges, and WireGuard's.
+const PORTS: [u16; 13] = [
+    0, 1, 22, 53, 79, 80, 81, 179, 180, 8080, 40000, 51820, 65535,
+];
 
 impl Chance {
     /// Begins a stream.
@@ -118,6 +146,11 @@ impl Chance {
         };
         for index in 0..5 {
             let pod = self.pod(index);
+            cluster.pods.push(pod);
+        }
+        if self.once_in(3) {
+            let mut pod = self.host_pod();
+            pod.name.name = "host".into();
             cluster.pods.push(pod);
         }
         for namespace in ["one", "two"] {
@@ -184,13 +217,26 @@ impl Chance {
                 address(&format!("10.65.{}.{number}", index % 2)),
                 address(&format!("fd00:65::{number:x}")),
             ],
-            ports: self.list(2, |chance| NamedPort {
-                name: chance.pick(&["http", "dns"]).into(),
-                protocol: chance.pick(&[Protocol::TCP, Protocol::UDP]),
-                port: chance.pick(&PORTS),
-            }),
+            ports: self.named_ports(),
             network: PodNetwork::Own,
         }
+    }
+
+    /// A pod on its node's network: its labels and ports are nobody's.
+    fn host_pod(&mut self) -> Pod {
+        Pod {
+            addresses: Vec::new(),
+            network: PodNetwork::Host,
+            ..self.pod(0)
+        }
+    }
+
+    fn named_ports(&mut self) -> Vec<NamedPort> {
+        self.list(2, |chance| NamedPort {
+            name: chance.pick(&["http", "dns"]).into(),
+            protocol: chance.pick(&[Protocol::TCP, Protocol::UDP, Protocol::SCTP]),
+            port: chance.pick(&PORTS),
+        })
     }
 
     fn backends(&mut self, pod: &Pod) -> Vec<Backend> {
@@ -274,7 +320,7 @@ impl Chance {
                 profiles: self.list(1, |chance| {
                     format!("kns.{}", chance.pick(&["one", "two", "none"]))
                 }),
-                ports: Vec::new(),
+                ports: self.named_ports(),
             });
         }
 
@@ -370,7 +416,7 @@ impl Chance {
 
     fn icmp(&mut self) -> Icmp {
         Icmp {
-            kind: self.pick(&[8, 3, 128]),
+            kind: self.pick(&[8, 8, 13, 3, 128, 128, 139]),
             code: self.some(2, |chance| chance.pick(&[0, 1])),
         }
     }
@@ -416,8 +462,8 @@ impl Chance {
         let port = |chance: &mut Self| match numbers && !chance.once_in(3) {
             true => {
                 let first = chance.pick(&PORTS);
-                let more = chance.pick(&[0, 0, 1, 100]);
-                PortMatch::Range(first, first + more)
+                let more = chance.pick(&[0, 0, 1, 100, u16::MAX]);
+                PortMatch::Range(first, first.saturating_add(more))
             }
             false => PortMatch::Named(chance.pick(&["http", "dns"]).into()),
         };
@@ -453,7 +499,10 @@ impl Chance {
                 destination: self.pick(&PORTS),
             }),
             icmp: protocol.family().map(|_| IcmpHeader {
-                kind: self.pick(&[8, 3, 128, 135]),
+                kind: match family {
+                    Family::V4 => self.pick(&[8, 13, 3]),
+                    Family::V6 => self.pick(&[128, 139, 3, 135]),
+                },
                 code: self.pick(&[0, 1]),
             }),
         };
@@ -494,20 +543,20 @@ impl Chance {
                 )
             }
             2 | 3 => {
-                let beyond = [
-                    "203.0.113.9",
-                    "203.0.113.200",
-                    "2001:db8:ffff::9",
-                    "fd01::1",
-                ];
-                let beyond: Vec<_> = beyond.iter().map(|text| address(text)).collect();
-                let one = self.below(2);
-                let mut ours = beyond.iter().filter(|each| Family::of(**each) == family);
-                let found = ours.nth(usize::try_from(one).unwrap()).unwrap();
-                (Place::Outside, *found)
+                let beyond: Vec<_> = BEYOND.iter().map(|text| address(text)).collect();
+                let ours: Vec<_> = beyond
+                    .into_iter()
+                    .filter(|each| Family::of(*each) == family)
+                    .collect();
+                (Place::Outside, self.pick(&ours))
             }
             _ => {
-                let pod = self.pick(&cluster.pods);
+                let pods: Vec<&Pod> = cluster
+                    .pods
+                    .iter()
+                    .filter(|pod| pod.network == PodNetwork::Own)
+                    .collect();
+                let pod = self.pick(&pods);
                 (Place::Pod(pod.name.clone()), of(&pod.addresses))
             }
         }
@@ -535,14 +584,4 @@ fn service_ref() -> ServiceRef {
         namespace: "one".into(),
         name: "web".into(),
     }
-}
-
-/// Writes a cluster's policies and settings, a line each.
-pub fn told(cluster: &Cluster) -> String {
-    let policies = cluster.policies.iter();
-    let mut lines: Vec<String> = policies.map(|policy| format!("{policy:?}")).collect();
-    lines.push(format!("{:?}", cluster.configurations));
-    lines.push(format!("{:?}", cluster.host_endpoints));
-
-    lines.join("\n")
 }

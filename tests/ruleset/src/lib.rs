@@ -12,11 +12,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod chance;
+mod document;
+pub mod frame;
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "a word that is not known here fails the test"
 )]
 pub mod listing;
+mod shrink;
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "a word that is not known here fails the test"
@@ -25,6 +28,8 @@ mod simulator;
 mod way;
 
 pub use self::{
-    chance::{Chance, told},
-    way::Machines,
+    chance::Chance,
+    document::document,
+    shrink::shrink,
+    way::{Hop, Machines},
 };

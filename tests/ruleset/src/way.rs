@@ -25,19 +25,29 @@ pub struct Machines<'a> {
 }
 
 /// One node on a packet's way.
-#[derive(Clone, Debug)]
-struct Hop {
-    node: NodeName,
-    iif: Option<String>,
-    oif: Option<String>,
-    before: Header,
-    header: Header,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// The node.
+    pub node: NodeName,
+    /// The device by which it comes; `None` if a process of the node sends it.
+    pub iif: Option<String>,
+    /// The device by which it leaves; `None` if a process of the node is to get it.
+    pub oif: Option<String>,
+    /// What it says before the node translates its destination.
+    pub before: Header,
+    /// What it says afterwards.
+    pub header: Header,
 }
 
 impl<'a> Machines<'a> {
     /// Compiles every node's ruleset.
     pub fn new(cluster: &'a Cluster) -> Self {
         Self::with(cluster, |rows| rows)
+    }
+
+    /// Returns every node's ruleset.
+    pub const fn rulesets(&self) -> &BTreeMap<NodeName, Ruleset> {
+        &self.rows
     }
 
     /// Compiles every node's ruleset, and takes what becomes of it on the way to the kernel and back.
@@ -66,14 +76,7 @@ impl<'a> Machines<'a> {
             }
         }
         for (hop, is_untracked) in hops.iter().zip(untracked).rev() {
-            let back = hop.header.reversed();
-            let hop = Hop {
-                node: hop.node.clone(),
-                iif: hop.oif.clone(),
-                oif: hop.iif.clone(),
-                before: back,
-                header: back,
-            };
+            let hop = hop.back();
             let state = match (is_untracked, knows_answers(packet.header.protocol)) {
                 (false, _) => Tracked::Established,
                 (true, true) => Tracked::Invalid,
@@ -93,6 +96,14 @@ impl<'a> Machines<'a> {
     pub fn pass_established(&self, packet: &Packet, ct_mark: u32) -> bool {
         self.hops(packet).iter().all(|hop| {
             self.cross(hop, Tracked::Established, ct_mark, &mut Vec::new())
+                .is_some()
+        })
+    }
+
+    /// Returns whether an answer on a connection that is there gets back, with this mark on the connection.
+    pub fn answer_established(&self, packet: &Packet, ct_mark: u32) -> bool {
+        self.hops(packet).iter().rev().all(|hop| {
+            self.cross(&hop.back(), Tracked::Established, ct_mark, &mut Vec::new())
                 .is_some()
         })
     }
@@ -180,7 +191,8 @@ impl<'a> Machines<'a> {
         pass(rows, &HookPoint::Postrouting, i32::MIN..i32::MAX, seen)
     }
 
-    fn hops(&self, packet: &Packet) -> Vec<Hop> {
+    /// Returns the nodes that a packet crosses, in order.
+    pub fn hops(&self, packet: &Packet) -> Vec<Hop> {
         let hop = |node: &NodeName, iif: Option<String>, oif: Option<String>| Hop {
             node: node.clone(),
             iif,
@@ -243,6 +255,21 @@ impl<'a> Machines<'a> {
             Place::Pod(name) => self.cluster.pod(name).map(|pod| pod.node.clone()),
             Place::Node(name) => Some(name.clone()),
             Place::Outside => None,
+        }
+    }
+}
+
+impl Hop {
+    /// Returns the same node on an answer's way.
+    pub fn back(&self) -> Self {
+        let back = self.header.reversed();
+
+        Self {
+            node: self.node.clone(),
+            iif: self.oif.clone(),
+            oif: self.iif.clone(),
+            before: back,
+            header: back,
         }
     }
 }

@@ -9,14 +9,28 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use meshd_core::{Config, World};
+use meshd_core::{Config, WATCHED, World};
 use model::{
-    Action, Moment,
+    Action, Event, Kind, Moment,
     recording::{OLDEST_RECORDING_VERSION, PlanDigest, RECORDING_VERSION, Recorded},
 };
 use serde::Deserialize;
 
 use crate::status::Output;
+
+/// The first version of recordings that speaks of policy.
+const WITH_POLICY: u32 = 3;
+
+/// The kinds that earlier brains listened to.
+const WITHOUT_POLICY: [Kind; 7] = [
+    Kind::Node,
+    Kind::IPPool,
+    Kind::IPAMBlock,
+    Kind::FelixConfiguration,
+    Kind::MeshConfiguration,
+    Kind::KeyClaim,
+    Kind::AddressClaim,
+];
 
 /// Feeds a recording of `meshd agent --record FILE` to a fresh brain and shows what it made of it.
 ///
@@ -80,7 +94,7 @@ struct Lines<R: BufRead> {
 struct Run {
     world: World,
     now: Moment,
-    /// The recording says what was decided; those of the first version do not.
+    /// The recording says what a brain like ours decided.
     has_decisions: bool,
 }
 
@@ -186,10 +200,18 @@ impl Run {
             );
         }
 
+        let mut world = World::new(header.config);
+        let knows_policy = header.version >= WITH_POLICY;
+        if !knows_policy {
+            for kind in WATCHED.iter().filter(|kind| !WITHOUT_POLICY.contains(kind)) {
+                world.apply(Event::InSync(*kind), Moment::START);
+            }
+        }
+
         Ok(Self {
-            world: World::new(header.config),
+            world,
             now: Moment::START,
-            has_decisions: header.version > 1,
+            has_decisions: knows_policy,
         })
     }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use model::{
     Event, Pass,
     conflict::{
-        Conflict, Detour, ForeignRoute, ForeignRule, NetworkManager, Surroundings, Taken, Traffic,
+        Conflict, Detour, ForeignRoute, ForeignRule, Membership, NetworkManager, Role, Share, Surroundings, Taken,
+        Traffic,
     },
     pass::{Chosen, DeviceBackend, Implementation, IncompleteRow},
     plan::RowKey,
@@ -84,6 +85,7 @@ fn what_others_do_around_us_changes_no_plan_and_is_said_by_kind() {
     let before = brain.world.plan().generation;
     let detour = Detour {
         traffic: Traffic::ToPods,
+        share: Share::All,
         example: "10.65.0.64".parse().unwrap(),
         planned: Some(DEVICE.parse().unwrap()),
         taken: Taken::Device("eth0".parse().unwrap(), 254),
@@ -104,6 +106,7 @@ fn what_others_do_around_us_changes_no_plan_and_is_said_by_kind() {
         routes: [route].into(),
         marks: ["500: from all fwmark 0x200000/0x200000 lookup 78".to_owned()].into(),
         managers: [NetworkManager::Networkd].into(),
+        ..Surroundings::default()
     }));
 
     assert_eq!(brain.world.plan().generation, before);
@@ -131,6 +134,48 @@ fn what_others_do_around_us_changes_no_plan_and_is_said_by_kind() {
 
     brain.tell(Event::Surroundings(Surroundings::default()));
     assert_eq!(conditions(&brain), BTreeMap::new());
+}
+
+#[test]
+fn a_rule_that_takes_some_packets_and_a_device_in_a_vrf_are_said_for_what_they_do() {
+    let mut brain = Brain::enforced();
+    let detour = Detour {
+        traffic: Traffic::ToPods,
+        share: Share::Some,
+        example: "10.65.0.64".parse().unwrap(),
+        planned: Some(DEVICE.parse().unwrap()),
+        taken: Taken::Refused,
+        rule: ForeignRule {
+            priority: 52,
+            text: "52: from all ipproto tcp dport 443 prohibit".into(),
+        },
+    };
+    let membership = Membership {
+        device: "eth0".parse().unwrap(),
+        role: Role::Underlay,
+        vrf: "blue".parse().unwrap(),
+        table: 10,
+    };
+
+    brain.tell(Event::Surroundings(Surroundings {
+        detours: [detour].into(),
+        memberships: [membership].into(),
+        ..Surroundings::default()
+    }));
+
+    let said = conditions(&brain);
+    let expected = [
+        (
+            "PolicyRouting",
+            "rule \"52: from all ipproto tcp dport 443 prohibit\" (IPv4) takes some packets to other nodes' pods (such as 10.65.0.64) nowhere instead of wireguard.cali; give it a priority above 100, or set wireguardRoutingRulePriority in FelixConfiguration to 50 or less",
+        ),
+        (
+            "Vrf",
+            "eth0, by which peers are reached, belongs to the VRF blue (table 10): WireGuard's packets are not the VRF's, and neither leave nor arrive there; take it out (ip link set eth0 nomaster), or give table main routes to the peers and set net.ipv4.udp_l3mdev_accept to 1",
+        ),
+    ];
+    let expected = expected.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    assert_eq!(said, expected.into());
 }
 
 #[test]

@@ -15,8 +15,9 @@ use model::{
     plan::{Peer, RouteKey, RouteVia, RowKey},
     record::TunnelClaim,
     resource::{
-        AddressClaim, FelixConfiguration, IpPool, IpamBlock, KeyClaim, MeshConfiguration, Node,
-        ip_pool::AllowedUse, ipam_block::Attribute, mesh_configuration::EncryptionMode,
+        AddressClaim, FelixConfiguration, IpPool, IpamBlock, KeyClaim, MeshConfiguration,
+        Namespace, Node, ip_pool::AllowedUse, ipam_block::Attribute,
+        mesh_configuration::EncryptionMode,
     },
     status::{PeerState, PeerStatus},
 };
@@ -167,9 +168,18 @@ impl Brain {
     }
 }
 
+/// A brain that has nothing left to do.
+pub(crate) fn ready() -> Brain {
+    let mut brain = Brain::enforced();
+    assert_eq!(brain.actions(), []);
+
+    brain
+}
+
 /// Everything that the store holds.
 pub(crate) fn mesh() -> Vec<Resource> {
     let mut objects = vec![
+        namespace("default"),
         pool("10.65.0.0/16"),
         felix(Some(true), None),
         settings(None),
@@ -184,6 +194,14 @@ pub(crate) fn mesh() -> Vec<Resource> {
     objects.extend([own_block(&[(1, "wireguard-tunnel-addr-a")]), own_node()]);
 
     objects
+}
+
+/// A namespace, without which a pod is closed.
+pub(crate) fn namespace(name: &str) -> Resource {
+    Resource::Namespace(Namespace {
+        name: name.into(),
+        labels: BTreeMap::new(),
+    })
 }
 
 /// A node that runs meshd, `Enforced`.

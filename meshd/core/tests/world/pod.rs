@@ -207,14 +207,6 @@ fn a_pod_of_an_earlier_run_is_cleaned_up_by_what_its_address_says() {
     assert_eq!(handle, "k8s-pod-network.s1");
 }
 
-/// A brain that has nothing left to do.
-fn ready() -> Brain {
-    let mut brain = Brain::enforced();
-    assert_eq!(brain.actions(), []);
-
-    brain
-}
-
 /// A brain with a pod whose rows are planned.
 fn assigned() -> Brain {
     let mut brain = ready();

@@ -12,7 +12,6 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -33,7 +32,7 @@ use policy::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::{alone, program, sys, through_kernel};
+use crate::{alone, namespace::Namespace, program, through_kernel};
 
 /// Ports on which everybody listens.
 const LISTENING: [u16; 4] = [22, 80, 81, 8080];
@@ -172,12 +171,16 @@ fn wire(cluster: &Cluster, namespaces: &[Namespace]) {
         let host = WorkloadEndpoint::host_interface(&pod.name)
             .as_str()
             .to_owned();
-        namespace.attach(&host, &pod.addresses);
+        attach(namespace, &host, &pod.addresses);
         for address in &pod.addresses {
             program("ip", &format!("route add {address} dev {host}"));
         }
     }
-    outside.attach("eth0", &[address("203.0.113.9"), address("2001:db8:f::9")]);
+    attach(
+        outside,
+        "eth0",
+        &[address("203.0.113.9"), address("2001:db8:f::9")],
+    );
     for address in &cluster.nodes[0].interfaces[0].addresses {
         let flag = if address.is_ipv6() { " nodad" } else { "" };
         program("ip", &format!("addr add {address} dev eth0{flag}"));
@@ -217,62 +220,26 @@ fn connect(source: SocketAddr, destination: SocketAddr) -> Work {
     })
 }
 
-/// A network namespace with one interface, in which a thread waits for work.
-struct Namespace {
-    thread: String,
-    work: mpsc::Sender<(Work, mpsc::Sender<Vec<Socket>>)>,
-}
-
-impl Namespace {
-    fn new() -> Self {
-        let (work, todo) = mpsc::channel::<(Work, mpsc::Sender<Vec<Socket>>)>();
-        let (ready, name) = mpsc::channel();
-        thread::spawn(move || {
-            sys::leave_network().expect("tests of the kernel need root");
-            let path = std::fs::read_link("/proc/thread-self").unwrap();
-            let id = path.file_name().unwrap().to_str().unwrap().to_owned();
-            program("ip", "link set lo up");
-            ready.send(id).unwrap();
-            for (work, done) in todo {
-                done.send(work()).unwrap();
-            }
-        });
-
-        Self {
-            thread: name.recv().unwrap(),
-            work,
+/// Connects it to the calling thread's namespace by a device of this name; everything else is behind that.
+fn attach(namespace: &Namespace, device: &str, addresses: &[IpAddr]) {
+    let thread = &namespace.thread;
+    program(
+        "ip",
+        &format!("link add {device} type veth peer name inside netns {thread}"),
+    );
+    program("ip", &format!("link set {device} up"));
+    program("sysctl", &format!("-qw net.ipv4.conf.{device}.proxy_arp=1"));
+    program("ip", &format!("addr add fe80::1/64 dev {device} nodad"));
+    let addresses = addresses.to_vec();
+    namespace.run(move || {
+        program("ip", "link set inside up");
+        for address in addresses {
+            let flag = if address.is_ipv6() { " nodad" } else { "" };
+            program("ip", &format!("addr add {address} dev inside{flag}"));
         }
-    }
-
-    fn run(&self, work: Work) -> Vec<Socket> {
-        let (done, result) = mpsc::channel();
-        self.work.send((work, done)).unwrap();
-
-        result.recv().unwrap()
-    }
-
-    /// Connects it to the calling thread's namespace by a device of this name; everything else is behind that.
-    fn attach(&self, device: &str, addresses: &[IpAddr]) {
-        let thread = &self.thread;
-        program(
-            "ip",
-            &format!("link add {device} type veth peer name inside netns {thread}"),
-        );
-        program("ip", &format!("link set {device} up"));
-        program("sysctl", &format!("-qw net.ipv4.conf.{device}.proxy_arp=1"));
-        program("ip", &format!("addr add fe80::1/64 dev {device} nodad"));
-        let addresses = addresses.to_vec();
-        self.run(Box::new(move || {
-            program("ip", "link set inside up");
-            for address in addresses {
-                let flag = if address.is_ipv6() { " nodad" } else { "" };
-                program("ip", &format!("addr add {address} dev inside{flag}"));
-            }
-            program("ip", "route add default dev inside");
-            program("ip", "-6 route add default via fe80::1 dev inside");
-            Vec::new()
-        }));
-    }
+        program("ip", "route add default dev inside");
+        program("ip", "-6 route add default via fe80::1 dev inside");
+    });
 }
 
 fn cluster() -> Cluster {

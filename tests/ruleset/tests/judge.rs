@@ -1,0 +1,215 @@
+//! Connections that are there, judged by the rows, against the evaluator asked about the packets that would open them.
+
+use std::collections::BTreeMap;
+
+use model::{
+    InterfaceName, NodeName, constant::TUNNEL_DEVICE, policy::Stage, resource::WorkloadEndpoint,
+};
+use policy::{
+    Cluster, Evaluator, Header, Judge, Packet, Place, Translator, Verdict,
+    compile::{Ruleset, Scene, compile},
+    judge::{Connection, Station},
+};
+use ruleset::Chance;
+
+const CLUSTERS: u64 = 400;
+const PACKETS: usize = 250;
+
+/// The one interface of every node beside its pods' and its tunnel's.
+const UPLINK: &str = "eth0";
+
+/// A connection's way through one node.
+struct Hop {
+    node: NodeName,
+    from: Spot,
+    to: Spot,
+    before: Header,
+    header: Header,
+}
+
+#[derive(Clone)]
+enum Spot {
+    Host,
+    Interface(InterfaceName),
+}
+
+#[test]
+fn a_connection_is_judged_as_the_packet_that_opened_it() {
+    let (mut allowed, mut denied) = (0, 0);
+    for seed in 0..CLUSTERS {
+        let mut chance = Chance::new(seed);
+        let mut cluster = chance.cluster();
+        // It is asked about answers too, and what it lets pass has no connection.
+        cluster
+            .policies
+            .retain(|policy| policy.stage != Stage::Untracked);
+        let (evaluator, judges) = (Evaluator::new(&cluster), judges(&cluster));
+        for packet in (0..PACKETS).filter_map(|_| chance.packet(&cluster)) {
+            let found = hops(&cluster, &packet)
+                .iter()
+                .map(|hop| judges[&hop.node].judge(&hop.connection()))
+                .max()
+                .unwrap_or(Verdict::Allow);
+
+            let wanted = evaluator.evaluate(&packet);
+            assert_eq!(
+                found, wanted.verdict,
+                "seed {seed}\n{packet:?}\n{wanted:#?}"
+            );
+            *(match found {
+                Verdict::Allow => &mut allowed,
+                Verdict::Deny => &mut denied,
+            }) += 1;
+        }
+    }
+
+    assert!(allowed + denied > 50_000, "{allowed} {denied}");
+    assert!(allowed > 10_000 && denied > 10_000, "{allowed} {denied}");
+}
+
+/// From cluster to cluster by differences, in the order in which a plan's tables tell them, as from nothing.
+#[test]
+fn a_judge_that_follows_changes_is_one_that_starts_anew() {
+    let mut judge = Judge::new();
+    let mut rows = Ruleset::default();
+    let mut compared = 0;
+    for seed in 0..60 {
+        let mut chance = Chance::new(seed);
+        let cluster = chance.cluster();
+        let node = cluster.nodes[0].name.clone();
+        let next = compile(&Scene::of_node(&cluster, &node)).rows;
+        change(&mut judge, &rows, &next);
+        rows = next;
+        let mut fresh = Judge::new();
+        change(&mut fresh, &Ruleset::default(), &rows);
+
+        for packet in (0..PACKETS).filter_map(|_| chance.packet(&cluster)) {
+            for hop in hops(&cluster, &packet) {
+                let connection = hop.connection();
+                assert_eq!(judge.judge(&connection), fresh.judge(&connection), "{seed}");
+                compared += 1;
+            }
+        }
+    }
+
+    assert!(compared > 5_000, "{compared}");
+}
+
+fn judges(cluster: &Cluster) -> BTreeMap<NodeName, Judge> {
+    let nodes = cluster.nodes.iter();
+
+    nodes
+        .map(|node| {
+            let mut judge = Judge::new();
+            let rows = compile(&Scene::of_node(cluster, &node.name)).rows;
+            change(&mut judge, &Ruleset::default(), &rows);
+
+            (node.name.clone(), judge)
+        })
+        .collect()
+}
+
+fn change(judge: &mut Judge, before: &Ruleset, after: &Ruleset) {
+    for (set, element) in before.elements.symmetric_difference(&after.elements) {
+        let is_there = after.elements.contains(&(set.clone(), element.clone()));
+        judge.set_element(set, element, is_there);
+    }
+    for key in before.chains.keys().chain(after.chains.keys()) {
+        if before.chains.get(key) != after.chains.get(key) {
+            judge.set_chain(key, after.chains.get(key));
+        }
+    }
+}
+
+impl Hop {
+    fn connection(&self) -> Connection<'_> {
+        Connection {
+            from: self.from.station(),
+            to: self.to.station(),
+            before: self.before,
+            header: self.header,
+            translated: self.before != self.header,
+        }
+    }
+}
+
+impl Spot {
+    fn station(&self) -> Station<'_> {
+        match self {
+            Self::Host => Station::Host,
+            Self::Interface(name) => Station::Interface(name),
+        }
+    }
+}
+
+/// Returns a packet's way; what a host says to itself is one hop.
+fn hops(cluster: &Cluster, packet: &Packet) -> Vec<Hop> {
+    let hop = |node: &NodeName, from: Spot, to: Spot| Hop {
+        node: node.clone(),
+        from,
+        to,
+        before: packet.header,
+        header: packet.header,
+    };
+    let nodes = [&packet.from, &packet.to].map(|place| node(cluster, place));
+    let [from, to] = [&packet.from, &packet.to].map(spot);
+    let outside = || Spot::Interface(UPLINK.parse().unwrap());
+    let mut hops = match nodes {
+        [Some(a), Some(b)] if a == b => {
+            let inside_a_pod = packet.from == packet.to && matches!(packet.from, Place::Pod(_));
+            if inside_a_pod && packet.translation.is_none() {
+                return Vec::new();
+            }
+            vec![hop(&a, from, to)]
+        }
+        [Some(a), Some(b)] => {
+            let between = || match is_tunnelled(cluster, packet) {
+                true => Spot::Interface(TUNNEL_DEVICE.parse().unwrap()),
+                false => outside(),
+            };
+            vec![hop(&a, from, between()), hop(&b, between(), to)]
+        }
+        [Some(a), None] => vec![hop(&a, from, outside())],
+        [None, Some(b)] => vec![hop(&b, outside(), to)],
+        [None, None] => Vec::new(),
+    };
+    let last = hops.len().saturating_sub(1);
+    if let Some(translation) = &packet.translation {
+        let before = packet.header.before(translation);
+        match translation.at {
+            Translator::First => hops[0].before = before,
+            Translator::Last => {
+                for earlier in &mut hops[..last] {
+                    (earlier.before, earlier.header) = (before, before);
+                }
+                hops[last].before = before;
+            }
+        }
+    }
+
+    hops
+}
+
+fn node(cluster: &Cluster, place: &Place) -> Option<NodeName> {
+    match place {
+        Place::Pod(name) => cluster.pod(name).map(|pod| pod.node.clone()),
+        Place::Node(name) => Some(name.clone()),
+        Place::Outside => None,
+    }
+}
+
+fn spot(place: &Place) -> Spot {
+    match place {
+        Place::Pod(name) => Spot::Interface(WorkloadEndpoint::host_interface(name)),
+        Place::Node(_) | Place::Outside => Spot::Host,
+    }
+}
+
+fn is_tunnelled(cluster: &Cluster, packet: &Packet) -> bool {
+    let has_pod = [&packet.from, &packet.to]
+        .iter()
+        .any(|end| matches!(end, Place::Pod(_)));
+
+    let mut settings = cluster.configurations.iter();
+    has_pod && settings.any(|settings| settings.wireguard_enabled == Some(true))
+}
