@@ -38,6 +38,7 @@ FLOOD = f"{ROOT}/target/release/flood"
 KINDS = {
     "initiations": ("handshake initiations, one source", "--kind initiations"),
     "forged": ("handshake initiations, 131,000 forged sources", "--kind initiations --forge 198.18.0.0/15"),
+    "forged6": ("the same over IPv6, each from another network", "--kind initiations --forge 2001:db8:100::/40"),
     "responses": ("handshake responses, forged sources", "--kind responses --forge 198.18.0.0/15"),
     "data": ("data for unknown sessions, 1,452 bytes, forged sources", "--kind data --forge 198.18.0.0/15"),
     "garbage": ("garbage of up to 1,472 bytes", "--kind garbage"),
@@ -54,14 +55,17 @@ class Stranger:
         run(f"ip link add e9 netns {b.namespace} type veth peer name e0 netns {self.namespace}")
         for namespace, device, number in ((b.namespace, "e9", 2), (self.namespace, "e0", 9)):
             run(f"ip -n {namespace} addr add 198.51.100.{number}/24 dev {device}")
+            run(f"ip -n {namespace} addr add 2001:db8:9::{number}/64 dev {device} nodad")
             run(f"ip -n {namespace} link set {device} up")
         run(f"ip -n {b.namespace} route add 198.18.0.0/15 via 198.51.100.9")
+        run(f"ip -n {b.namespace} route add 2001:db8:100::/40 via 2001:db8:9::9")
         run(f"ip netns exec {b.namespace} sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.e9.rp_filter=0")
         run(f"ip netns exec {b.namespace} nft -f -", input="""
             table inet beside { chain early { type filter hook prerouting priority -400; udp dport 9 drop; }; }""")
 
     def flood(self, port, options, rate, seconds):
-        line = (f"ip netns exec {self.namespace} taskset -c {os.cpu_count() - 1} {ARGUMENTS.flood} 198.51.100.2:{port} "
+        target = "[2001:db8:9::2]" if "2001:" in options else "198.51.100.2"
+        line = (f"ip netns exec {self.namespace} taskset -c {os.cpu_count() - 1} {ARGUMENTS.flood} {target}:{port} "
                 f"--key {self.b.public} --rate {rate} --seconds {seconds} {options}")
         return subprocess.Popen(line.split(), stdout=subprocess.PIPE, text=True)
 
@@ -73,8 +77,9 @@ def datagrams(end):
     """UDP datagrams that reached a socket, and those that found it full."""
     text = run(f"ip netns exec {end.namespace} cat /proc/net/snmp")
     names, values = [line.split()[1:] for line in text.splitlines() if line.startswith("Udp:")]
-    counters = dict(zip(names, map(int, values)))
-    return counters["InDatagrams"], counters["RcvbufErrors"]
+    four = dict(zip(names, map(int, values)))
+    six = dict(line.split() for line in run(f"ip netns exec {end.namespace} cat /proc/net/snmp6").splitlines())
+    return tuple(four[name] + int(six[f"Udp6{name}"]) for name in ("InDatagrams", "RcvbufErrors"))
 
 
 def measure(a, b, stranger, port, options):

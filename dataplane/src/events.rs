@@ -330,8 +330,13 @@ impl Watch {
         let underlay = links.filter(|(_, link)| link.kind == LinkKind::Underlay && link.up);
         let addressed = underlay.clone();
         let addressed = addressed.filter(|(_, link)| !link.addresses.is_empty());
+        let (tunnels, sample) = {
+            let expected = self.watched.lock();
+            (expected.ports.clone(), Arc::clone(&expected.ways))
+        };
         let ways = Ways {
-            tunnels: self.watched.lock().ports.clone(),
+            tunnels,
+            examples: sample.examples(),
             addressed: addressed.map(|(name, _)| name.clone()).collect(),
             underlay: underlay.map(|(name, _)| name.clone()).collect(),
         };

@@ -3,7 +3,8 @@
 //! An *accept* in a chain of ours overrides nobody's *drop*: each base chain of a hook has its say. So the
 //! rulesets of others are read, packets as ours are followed through them (see [`verdict`]), and what is
 //! dropped on every way through is reported by table and chain. Only a ruleset's rules are read, never the
-//! packets; a drop that depends on addresses, marks or limits is not *sure* and not reported.
+//! packets; a drop that depends on marks or limits is not *sure* and not reported, and one that depends on
+//! addresses where it takes one of a few examples.
 //!
 //! Not seen: rules of the legacy iptables program, which the kernel keeps apart; `netdev`, `bridge` and
 //! BPF programs.
@@ -29,8 +30,8 @@ use self::{
 };
 use crate::netlink::{NetlinkError, Socket};
 
-pub(crate) use self::firewalld::Firewalld;
 pub use self::opening::{OpeningError, OpeningTarget};
+pub(crate) use self::{firewalld::Firewalld, packet::Example};
 
 /// `NFPROTO_INET`, `NFPROTO_IPV4` and `NFPROTO_IPV6` of linux/netfilter.h.
 const INET: u8 = 1;
@@ -46,6 +47,8 @@ pub(crate) struct Ways {
     pub(crate) underlay: BTreeSet<InterfaceName>,
     /// Those of them that have an address, to which a peer may send.
     pub(crate) addressed: BTreeSet<InterfaceName>,
+    /// Addresses that are tried, a few of each kind.
+    pub(crate) examples: BTreeSet<Example>,
 }
 
 /// Reads the rulesets and follows our packets through them.
@@ -55,7 +58,11 @@ pub(crate) fn examine(socket: &mut Socket, ways: &Ways) -> Result<Firewalls, Net
     let mut drops = BTreeSet::new();
     for (key, table) in &tables {
         for packet in &packets {
-            drops.extend(dropped(key, table, packet));
+            // Some of them are dropped where not all are.
+            let examples = ways.examples.iter();
+            let examples = examples.filter_map(|example| packet.between(*example));
+            let mut known = std::iter::once(packet.clone()).chain(examples);
+            drops.extend(known.find_map(|packet| dropped(key, table, &packet)));
         }
     }
     let docker = |family: Family| {
@@ -91,7 +98,7 @@ impl Ways {
     }
 }
 
-/// Returns where a table drops the packets whatever else they carry.
+/// Returns where a table drops the packet whatever else it carries.
 fn dropped((code, name): &TableKey, table: &Table, packet: &Packet) -> Option<ForeignDrop> {
     let word = match *code {
         INET => "inet",

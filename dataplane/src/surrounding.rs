@@ -37,12 +37,16 @@ use self::{
     vrf::Domain,
 };
 use crate::{
+    foreign::Example,
     link::{Link, Links},
     netlink::{NetlinkError, Socket},
 };
 
 /// How many ways of each kind are asked for.
 const SAMPLE: usize = 256;
+
+/// How many addresses of a kind and a family stand for all in others' packet filters.
+const EXAMPLES: usize = 4;
 
 /// How many rules that take only some packets are looked into, for each way.
 const PARTIAL: usize = 16;
@@ -131,6 +135,33 @@ impl Ways {
             tunnels: plan.tunnels.rows().keys().cloned().collect(),
             pods: vrf::pods(plan),
         }
+    }
+}
+
+impl Ways {
+    /// Returns addresses that packets on these ways have, a few of each kind and family.
+    pub(crate) fn examples(&self) -> BTreeSet<Example> {
+        let few = |wanted: Traffic, family: Family| {
+            let ways = self
+                .ways
+                .iter()
+                .filter(move |way| way.traffic == wanted && Family::of(way.to) == family);
+            ways.filter_map(|way| match (way.traffic, &way.from) {
+                (Traffic::Tunnel, _) => Some(Example::Peer(way.to)),
+                (Traffic::ToPods, Some((pod, Some(_)))) => Some(Example::Pods(*pod, way.to)),
+                (Traffic::ToPods | Traffic::ToMembers, _) => None,
+            })
+            .take(EXAMPLES)
+        };
+        let kinds = [Traffic::Tunnel, Traffic::ToPods].into_iter();
+
+        kinds
+            .flat_map(|kind| {
+                Family::BOTH
+                    .into_iter()
+                    .flat_map(move |family| few(kind, family))
+            })
+            .collect()
     }
 }
 

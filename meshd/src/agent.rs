@@ -10,6 +10,7 @@
 //! One task owns the brain and the dataplane; everybody else sends it messages. It decides nothing.
 
 mod api;
+mod connection;
 mod executor;
 mod held;
 mod metrics;

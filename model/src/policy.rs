@@ -4,6 +4,7 @@
 //! and ports are rules, `types` is decided. What is left is order, matching and action (Calico's semantics).
 
 mod direction;
+mod failsafe;
 mod host_endpoint;
 pub mod order;
 mod port;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     direction::{Direction, Directions},
+    failsafe::Failsafe,
     host_endpoint::{HostEndpoint, HostInterface},
     port::{NamedPort, NotAPort, PortMatch},
     profile::Profile,

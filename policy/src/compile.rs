@@ -45,14 +45,14 @@ use model::{
     policy::{Direction, Profile, Stage},
 };
 
-pub(crate) use self::scene::unshared;
+pub(crate) use self::scene::{chosen, is_stranger};
 use self::{
     base::Entries,
     group::{Asked, Question, Tiers},
     verdict::Verdicts,
 };
 pub use self::{
-    option::{EndpointToHost, Failsafe, Limits, LogGroups, Options, Overlay},
+    option::{EndpointToHost, Limits, Options, Overlay},
     scene::{Host, Member, Scene, Workload},
 };
 

@@ -5,9 +5,9 @@
 //!                                           └─▶ flips: changes that turn the verdict, each tried
 //! ```
 //!
-//! The evaluator decides; this tells what it asked. Nothing here is guessed: a rule's criteria are tried one by one, and
-//! a change is proposed only after the changed cluster gave the other verdict. It may take long on a large cluster, so
-//! whoever has work to do asks for it beside that.
+//! The evaluator decides; this tells what it asked. Nothing here is guessed: a rule's criteria are tried one by one,
+//! and a change is proposed only after the changed cluster gave the other verdict. It may take long on a large cluster,
+//! so whoever has work to do asks for it beside that.
 
 mod change;
 mod flip;
@@ -106,7 +106,11 @@ pub fn why(cluster: &Cluster, probe: &Probe) -> Result<Vec<Explanation>, FieldEr
 }
 
 /// Says why each packet of a probe passes or not, whoever it is from.
-pub(crate) fn of_probe(prober: &Prober<'_>, probe: &Probe, most: usize) -> Result<Vec<Explanation>, FieldError> {
+pub(crate) fn of_probe(
+    prober: &Prober<'_>,
+    probe: &Probe,
+    most: usize,
+) -> Result<Vec<Explanation>, FieldError> {
     let (cluster, evaluator) = (prober.cluster, prober.evaluator);
     let flows = prober.flows(probe)?;
     let count: usize = flows.iter().map(|flow| flow.packets.len()).sum();

@@ -12,6 +12,7 @@ mod probe;
 mod reference;
 mod report;
 mod service;
+mod stage;
 mod state;
 mod step;
 mod topology;
@@ -24,6 +25,7 @@ use self::state::State;
 pub use self::{
     probe::{Difference, Probe},
     report::{DecisionEntry, Entry, ProbeVerdict, Report, ResourceError},
+    stage::{Stage, Trial},
     step::{Deletion, Relabel, Step},
     topology::{
         NamedPortEntry, NamespaceEntry, NodeEntry, OutsideEntry, PodEntry, ServiceAccountEntry,
@@ -161,6 +163,18 @@ impl PolicyTest {
         Ok(state.cluster())
     }
 
+    /// Says why the packets of a probe pass or not before the steps.
+    ///
+    /// Fails where the document or the probe speaks of what is not there.
+    pub fn why(&self, files: &[Source], probe: &Probe) -> Result<Vec<Explanation>, FieldError> {
+        let mut state = State::new(&self.topology)?;
+        // Whoever asks for verdicts hears of objects that were refused.
+        let _ = state.apply(&self.sources(files));
+        let mut found = explain_all(&state, std::slice::from_ref(probe), 0)?;
+
+        Ok(found.pop().map(|(_, _, found)| found).unwrap_or_default())
+    }
+
     /// Says why the packets of every probe of every state pass or not: step, place of the probe, and what it is about.
     ///
     /// Fails where [`run`](Self::run) does, and where a probe is about too many packets to be explained.
@@ -207,7 +221,13 @@ fn explain_all(
     let probes = probes.iter().enumerate();
 
     probes
-        .map(|(index, probe)| Ok((step, index, explain::of_probe(&prober, probe, VERDICTS_MAX)?)))
+        .map(|(index, probe)| {
+            Ok((
+                step,
+                index,
+                explain::of_probe(&prober, probe, VERDICTS_MAX)?,
+            ))
+        })
         .collect()
 }
 

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use flood::{Kind, Plan, Sources};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// Floods a WireGuard of your own with what strangers may send.
 #[derive(Parser)]
@@ -37,9 +37,9 @@ struct Arguments {
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
 
-    /// Forge sources out of this IPv4 network, another for each datagram (root).
+    /// Forge sources out of this network, another for each datagram (root).
     #[arg(long)]
-    forge: Option<Ipv4Net>,
+    forge: Option<IpNet>,
 }
 
 fn main() -> anyhow::Result<()> {

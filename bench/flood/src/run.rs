@@ -1,11 +1,11 @@
 //! The flood itself.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::forger::{Forger, Kind};
@@ -17,7 +17,10 @@ const POOL: usize = 4096;
 const BEATS: u32 = 1000;
 /// A batch is at most so many times smaller than what one second sends.
 const CATCH_UP: f64 = 10.0;
-const IP_HEADER: usize = 20;
+const IPV4_HEADER: usize = 20;
+const IPV6_HEADER: usize = 40;
+/// Bytes of an Ethernet frame's payload.
+const MTU: usize = 1500;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
 const HOPS: u8 = 64;
@@ -42,8 +45,9 @@ pub struct Plan {
 pub enum Sources {
     /// One socket of our own.
     Own,
-    /// Another address of this network, and another port, for each. IPv4 only; needs root.
-    Forged(Ipv4Net),
+    /// Another address of this network, and another port, for each; in IPv6 another /64 too, where the network has
+    /// more than one. Needs root.
+    Forged(IpNet),
 }
 
 /// What was sent.
@@ -69,9 +73,9 @@ pub enum FloodError {
         #[source]
         source: io::Error,
     },
-    /// Sources can be forged for IPv4 alone.
-    #[error("sources can be forged for IPv4 alone, not for {0}")]
-    Family(SocketAddr),
+    /// Sources of one family cannot send to the other.
+    #[error("sources of {0} cannot send to {1}")]
+    Family(IpNet, SocketAddr),
     /// The kernel took no more.
     #[error("cannot send")]
     Send(#[source] io::Error),
@@ -98,7 +102,7 @@ impl AsRawFd for Socket {
 /// See [`FloodError`]. A closed port is none.
 pub fn run(plan: &Plan, mut go_on: impl FnMut() -> bool) -> Result<Sent, FloodError> {
     let socket = connect(plan)?;
-    let mut pool = fill(plan)?;
+    let mut pool = fill(plan);
     let (start, spent) = (Instant::now(), processor());
     let (mut sent, mut next) = (0_u64, 0_usize);
     let (mut owed, mut last) = (0.0_f64, start);
@@ -153,18 +157,20 @@ fn connect(plan: &Plan) -> Result<Socket, FloodError> {
             socket.connect(target).map_err(failed)?;
             Ok(Socket::Own(socket))
         }
-        (Sources::Forged(_), SocketAddr::V4(target)) => {
-            let socket = sys::raw_socket().map_err(failed)?;
-            let whole = SocketAddr::from(SocketAddrV4::new(*target.ip(), 0));
+        (Sources::Forged(sources), target) => {
+            if sources.addr().is_ipv4() != target.is_ipv4() {
+                return Err(FloodError::Family(sources, target));
+            }
+            let socket = sys::raw_socket(target.is_ipv6()).map_err(failed)?;
+            let whole = SocketAddr::new(target.ip(), 0);
             rustix::net::connect(&socket, &whole).map_err(|errno| failed(errno.into()))?;
             Ok(Socket::Raw(socket))
         }
-        (Sources::Forged(_), target @ SocketAddr::V6(_)) => Err(FloodError::Family(target)),
     }
 }
 
 /// Datagrams, with headers where those are ours to write.
-fn fill(plan: &Plan) -> Result<Vec<Vec<u8>>, FloodError> {
+fn fill(plan: &Plan) -> Vec<Vec<u8>> {
     let mut forger = Forger::new(&plan.key, 1);
     let count = match plan.kind {
         Kind::Oversize => POOL / 32,
@@ -177,29 +183,72 @@ fn fill(plan: &Plan) -> Result<Vec<Vec<u8>>, FloodError> {
     };
     let mut pool: Vec<Vec<u8>> = (0..count).map(|_| forger.forge(plan.kind)).collect();
     if let Sources::Forged(_) = plan.sources {
-        let SocketAddr::V4(target) = plan.target else {
-            return Err(FloodError::Family(plan.target));
-        };
         for datagram in &mut pool {
-            datagram.truncate(1472);
-            datagram.splice(..0, headers(target, datagram.len()));
+            encapsulate(datagram, plan.target);
         }
         vary(&mut pool, plan.sources, 0);
     }
-    Ok(pool)
+    pool
 }
 
-/// IPv4 and UDP headers without source and checksums: the kernel fills in the first, the second may be zero (RFC 768).
-fn headers(target: SocketAddrV4, payload: usize) -> Vec<u8> {
-    let mut headers = vec![0; IP_HEADER + UDP_HEADER];
+/// Puts IP and UDP headers before a payload, with sources of zero.
+///
+/// IPv4's own checksum is the kernel's to fill in, and UDP's may be zero there (RFC 768). Over IPv6 it may not
+/// (RFC 8200 §8.1): it is that of a source of zero, and [`vary`] keeps it true.
+fn encapsulate(datagram: &mut Vec<u8>, target: SocketAddr) {
     let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
-    headers[0] = 0x45;
-    headers[2..4].copy_from_slice(&length(IP_HEADER + UDP_HEADER + payload));
-    headers[8..10].copy_from_slice(&[HOPS, UDP]);
-    headers[16..20].copy_from_slice(&target.ip().octets());
-    headers[22..24].copy_from_slice(&target.port().to_be_bytes());
-    headers[24..26].copy_from_slice(&length(UDP_HEADER + payload));
-    headers
+    let ip_header = match target {
+        SocketAddr::V4(_) => IPV4_HEADER,
+        SocketAddr::V6(_) => IPV6_HEADER,
+    };
+    datagram.truncate(MTU - ip_header - UDP_HEADER);
+    let udp_length = UDP_HEADER + datagram.len();
+    let mut headers = vec![0; ip_header + UDP_HEADER];
+    let udp = ip_header;
+    headers[udp + 2..udp + 4].copy_from_slice(&target.port().to_be_bytes());
+    headers[udp + 4..udp + 6].copy_from_slice(&length(udp_length));
+    match target.ip() {
+        IpAddr::V4(ip) => {
+            headers[0] = 0x45;
+            headers[2..4].copy_from_slice(&length(ip_header + udp_length));
+            headers[8..10].copy_from_slice(&[HOPS, UDP]);
+            headers[16..20].copy_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            headers[0] = 0x60;
+            headers[4..6].copy_from_slice(&length(udp_length));
+            headers[6..8].copy_from_slice(&[UDP, HOPS]);
+            headers[24..40].copy_from_slice(&ip.octets());
+            let pseudo = [0, UDP];
+            let parts = [
+                &ip.octets()[..],
+                &length(udp_length),
+                &pseudo,
+                &headers[udp..],
+                datagram,
+            ];
+            let checksum = !parts.into_iter().fold(0, sum);
+            // Zero would mean none.
+            let checksum = if checksum == 0 { u16::MAX } else { checksum };
+            headers[udp + 6..udp + 8].copy_from_slice(&checksum.to_be_bytes());
+        }
+    }
+    datagram.splice(..0, headers);
+}
+
+/// One's complement sum (RFC 1071), on top of another; bytes behind an odd end count as zero.
+fn sum(before: u16, bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|word| u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]));
+
+    words.fold(before, add)
+}
+
+fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+
+    sum + u16::from(carry)
 }
 
 /// Gives every datagram another source.
@@ -207,15 +256,36 @@ fn vary(pool: &mut [Vec<u8>], sources: Sources, serial: u64) {
     let Sources::Forged(network) = sources else {
         return;
     };
-    let hosts = u64::from(u32::MAX >> network.prefix_len().min(31));
     for (at, datagram) in pool.iter_mut().enumerate() {
         // Neighbouring serial numbers become addresses that are far from each other.
         let mixed = (serial + at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let host = (mixed >> 32) % hosts;
-        let address = Ipv4Addr::from(u32::from(network.network()) | host as u32);
-        datagram[12..16].copy_from_slice(&address.octets());
-        datagram[20..22].copy_from_slice(&(mixed as u16 | 1024).to_be_bytes());
+        let port = (mixed as u16 | 1024).to_be_bytes();
+        match network {
+            IpNet::V4(network) => {
+                let hosts = u64::from(u32::MAX >> network.prefix_len().min(31));
+                let host = (mixed >> 32) % hosts;
+                let address = Ipv4Addr::from(u32::from(network.network()) | host as u32);
+                datagram[12..16].copy_from_slice(&address.octets());
+                datagram[IPV4_HEADER..IPV4_HEADER + 2].copy_from_slice(&port);
+            }
+            IpNet::V6(network) => {
+                let address = neutral(network, mixed, u16::from_be_bytes(port));
+                datagram[8..24].copy_from_slice(&address.octets());
+                datagram[IPV6_HEADER..IPV6_HEADER + 2].copy_from_slice(&port);
+            }
+        }
     }
+}
+
+/// An address of the network that, together with the port, adds nothing to a checksum: its last word makes up for the
+/// rest (as RFC 6296 §3.1 does).
+fn neutral(network: Ipv6Net, mixed: u64, port: u16) -> Ipv6Addr {
+    let wide = u128::from(mixed) << 64 | u128::from(mixed.rotate_left(32));
+    let host = u128::from(network.hostmask()) & wide & !0xffff;
+    let address = u128::from(network.network()) | host;
+    let rest = add(sum(0, &address.to_be_bytes()), port);
+
+    Ipv6Addr::from(address | u128::from(!rest))
 }
 
 /// Errors of a datagram before, or of a queue that is full for now.
@@ -269,7 +339,7 @@ mod tests {
             sources: Sources::Forged("198.18.0.0/15".parse().unwrap()),
             rate: 1,
         };
-        let pool = fill(&plan).unwrap();
+        let pool = fill(&plan);
         let sources: std::collections::BTreeSet<_> =
             pool.iter().map(|d| d[12..16].to_vec()).collect();
         assert!(sources.len() > POOL * 9 / 10);
@@ -279,5 +349,28 @@ mod tests {
                 .all(|source| source[0] == 198 && source[1] & 0xfe == 18)
         );
         assert_eq!(pool[0].len(), 148 + 28);
+    }
+
+    #[test]
+    fn forged_sources_of_ipv6_come_from_many_networks_under_true_checksums() {
+        let plan = Plan {
+            target: "[2001:db8:9::2]:51820".parse().unwrap(),
+            key: [1; 32],
+            kind: Kind::Garbage,
+            sources: Sources::Forged("2001:db8:100::/40".parse().unwrap()),
+            rate: 1,
+        };
+        let pool = fill(&plan);
+        let networks: std::collections::BTreeSet<_> =
+            pool.iter().map(|d| d[8..16].to_vec()).collect();
+        assert!(networks.len() > POOL * 9 / 10);
+
+        for datagram in &pool {
+            assert_eq!(datagram[8..13], [0x20, 0x01, 0x0d, 0xb8, 0x01]);
+            // RFC 8200 §8.1, over the whole of it: addresses, length, next header, datagram.
+            let (addresses, udp) = (&datagram[8..40], &datagram[40..]);
+            let parts = [addresses, &udp[4..6], &[0, 17], udp];
+            assert_eq!(parts.into_iter().fold(0, sum), u16::MAX);
+        }
     }
 }

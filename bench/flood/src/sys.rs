@@ -38,11 +38,12 @@ pub(crate) fn send_many(socket: &impl AsRawFd, datagrams: &[&[u8]]) -> io::Resul
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// A socket whose datagrams begin with an IPv4 header of our own. Needs root.
-pub(crate) fn raw_socket() -> io::Result<OwnedFd> {
+/// A socket whose datagrams begin with an IP header of our own. Needs root.
+pub(crate) fn raw_socket(is_v6: bool) -> io::Result<OwnedFd> {
+    let family = if is_v6 { libc::AF_INET6 } else { libc::AF_INET };
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: no pointers.
-    let fd = unsafe { libc::socket(libc::AF_INET, kind, libc::IPPROTO_RAW) };
+    let fd = unsafe { libc::socket(family, kind, libc::IPPROTO_RAW) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

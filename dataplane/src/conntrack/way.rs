@@ -39,7 +39,8 @@ mod attribute {
 /// endpoints asked about that way.
 pub struct Ways {
     socket: Socket,
-    links: Links,
+    /// Listed when somebody first asks for a way: the kernel's lock on links may be held for long.
+    links: Option<Links>,
     /// Single addresses of the machine, and whole networks that end here.
     own: BTreeSet<IpAddr>,
     own_nets: Vec<IpNet>,
@@ -66,20 +67,19 @@ impl Ways {
     pub fn open() -> Result<Self, OpenError> {
         Ok(Self {
             socket: Socket::open(Protocol::Route)?,
-            links: Links::default(),
+            links: None,
             own: BTreeSet::new(),
             own_nets: Vec::new(),
             known: BTreeMap::new(),
         })
     }
 
-    /// Looks at the machine anew.
+    /// Looks at the machine's own addresses anew, and forgets what it knew of ways.
     pub fn refresh(&mut self) -> Result<(), WayError> {
         self.known.clear();
         self.own.clear();
         self.own_nets.clear();
-        self.links =
-            Links::list(&mut self.socket).map_err(|error| WayError::Links(Box::new(error)))?;
+        self.links = None;
         for family in Family::BOTH {
             let nets =
                 local(&mut self.socket, family).map_err(|error| WayError::Own(Box::new(error)))?;
@@ -115,42 +115,49 @@ impl Ways {
         let found = if is_of_a_link(address) {
             None
         } else {
-            self.ask(address, pod)
-                .map_err(|error| WayError::Route(Box::new(error)))?
+            let links = match self.links.take() {
+                Some(links) => links,
+                None => Links::list(&mut self.socket)
+                    .map_err(|error| WayError::Links(Box::new(error)))?,
+            };
+            let found = ask(&mut self.socket, &links, address, pod);
+            self.links = Some(links);
+            found.map_err(|error| WayError::Route(Box::new(error)))?
         };
         self.known.insert(key, found.clone());
 
         Ok(found)
     }
+}
 
-    fn ask(
-        &mut self,
-        address: IpAddr,
-        pod: Option<(IpAddr, &InterfaceName)>,
-    ) -> Result<Option<InterfaceName>, NetlinkError> {
-        let mut header = [0; HEADER];
-        header[0] = family_number(Family::of(address));
-        header[1] = Family::of(address).bits();
-        let sender = pod.and_then(|(source, name)| Some((source, self.links.by_name(name)?.index)));
-        if sender.is_some() {
-            header[2] = Family::of(address).bits();
-        }
-        let mut request = Message::new(libc::RTM_GETROUTE, 0, &header);
-        put_address(&mut request, attribute::DESTINATION, address);
-        if let Some((source, index)) = sender {
-            put_address(&mut request, attribute::SOURCE, source);
-            request.put_u32(attribute::INPUT, index);
-        }
-        let output = |message: &Received<'_>| {
-            let attributes = Attributes::new(message.payload.get(HEADER..)?);
-            attributes.find(attribute::OUTPUT).and_then(u32_ne)
-        };
-
-        // A refusal says that there is no way.
-        let index = self.socket.get(request, output)?.ok().flatten();
-
-        Ok(index.and_then(|index| Some(self.links.by_index(index)?.name.clone())))
+/// Asks for the interface by which packets go to an address.
+fn ask(
+    socket: &mut Socket,
+    links: &Links,
+    address: IpAddr,
+    pod: Option<(IpAddr, &InterfaceName)>,
+) -> Result<Option<InterfaceName>, NetlinkError> {
+    let bits = Family::of(address).bits();
+    let sender = pod.and_then(|(source, name)| Some((source, links.by_name(name)?.index)));
+    let mut header = [0; HEADER];
+    header[0] = family_number(Family::of(address));
+    header[1] = bits;
+    header[2] = if sender.is_some() { bits } else { 0 };
+    let mut request = Message::new(libc::RTM_GETROUTE, 0, &header);
+    put_address(&mut request, attribute::DESTINATION, address);
+    if let Some((source, index)) = sender {
+        put_address(&mut request, attribute::SOURCE, source);
+        request.put_u32(attribute::INPUT, index);
     }
+    let output = |message: &Received<'_>| {
+        let attributes = Attributes::new(message.payload.get(HEADER..)?);
+        attributes.find(attribute::OUTPUT).and_then(u32_ne)
+    };
+
+    // A refusal says that there is no way.
+    let index = socket.get(request, output)?.ok().flatten();
+
+    Ok(index.and_then(|index| Some(links.by_index(index)?.name.clone())))
 }
 
 /// Returns whether an address means another machine on each link.

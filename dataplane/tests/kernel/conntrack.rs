@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use dataplane::{Among, Conntrack, Entry, Mark, Tally, Ways};
+use dataplane::{Among, Conntrack, Entry, Mark, Tally, Tuple, Ways};
 
-use crate::namespace::{alone, attempt, ip, nft, run, tell, veth};
+use crate::namespace::{alone, attempt, eventually, ip, nft, run, tell, veth};
 
 const BIT: u32 = 0x4_0000;
 
@@ -149,6 +149,35 @@ fn a_connection_that_ends_meanwhile_is_passed_over() {
     });
 }
 
+/// Made as a helper makes them, of whom this kernel has none.
+#[test]
+fn a_connection_that_another_one_expected_is_what_that_one_is() {
+    alone(|| {
+        track();
+        let _sockets = talk("127.0.0.1:7000");
+        let master = entries()[0].original;
+        expected_by(&master, 7001);
+        let mut conntrack = Conntrack::open().unwrap();
+
+        let port = |entry: &Entry| entry.original.ports.unwrap().1;
+        let mut asked = Vec::new();
+        let tally = conntrack.mark(BIT, Among::All, |entry| {
+            asked.push(port(entry));
+            Mark::Set
+        });
+        assert_eq!(tally.unwrap().set, 2);
+        assert_eq!(asked, [7000, 7000]);
+
+        run("conntrack", "-D -p udp --dport 7000");
+        let mut asked = Vec::new();
+        let tally = conntrack.mark(BIT, Among::All, |entry| {
+            asked.push(port(entry));
+            Mark::Clear
+        });
+        assert_eq!((tally.unwrap().cleared, asked), (1, vec![7001]));
+    });
+}
+
 /// What takes how long is told; asserted is only that it is no other order of magnitude.
 #[test]
 fn a_hundred_thousand_connections_are_marked_in_a_moment() {
@@ -198,8 +227,12 @@ fn ways_are_those_of_the_kernel() {
         ip("rule add from 10.65.0.0/24 lookup 2");
         run("sysctl", "-w net.ipv4.ip_forward=1");
         let mut ways = Ways::open().unwrap();
-        ways.refresh().unwrap();
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        eventually("the kernel has noticed that the link is up", || {
+            ways.refresh().unwrap();
+            let far = ways.toward(address("2001:db8::2"), None).unwrap();
+            far.is_some() && ways.is_own(address("2001:db8::1"))
+        });
 
         let own = [
             "127.3.4.5",
@@ -229,11 +262,60 @@ fn ways_are_those_of_the_kernel() {
     });
 }
 
-/// Has the namespace track its connections.
+/// Makes a connection of UDP to a port of the machine itself that another one has expected.
+fn expected_by(master: &Tuple, port: u16) {
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    // CTA_TUPLE_IP with CTA_IP_V4_SRC and _DST; CTA_TUPLE_PROTO with CTA_PROTO_NUM, _SRC_PORT and _DST_PORT.
+    let tuple = |kind: u16, source: u16, destination: u16| {
+        let local = [127, 0, 0, 1];
+        let addresses = [attribute(1, &local), attribute(2, &local)].concat();
+        let protocol = [
+            attribute(1, &[17]),
+            attribute(2, &source.to_be_bytes()),
+            attribute(3, &destination.to_be_bytes()),
+        ];
+        let parts = [
+            attribute(0x8001, &addresses),
+            attribute(0x8002, &protocol.concat()),
+        ];
+        attribute(0x8000 | kind, &parts.concat())
+    };
+    let (from, to) = master.ports.unwrap();
+    // CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_TUPLE_MASTER, CTA_TIMEOUT.
+    let said = [
+        tuple(1, 7999, port),
+        tuple(2, port, 7999),
+        tuple(14, from, to),
+        attribute(7, &600_u32.to_be_bytes()),
+    ];
+    let mut body = vec![2, 0, 0, 0];
+    body.extend(said.concat());
+
+    // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW; NLM_F_REQUEST, _ACK, _EXCL and _CREATE.
+    let length = u32::try_from(16 + body.len()).unwrap();
+    let mut message = length.to_ne_bytes().to_vec();
+    message.extend_from_slice(&0x100_u16.to_ne_bytes());
+    message.extend_from_slice(&0x605_u16.to_ne_bytes());
+    message.extend_from_slice(&[0; 8]);
+    message.extend(body);
+    let socket = netlink_sys::Socket::new(netlink_sys::constants::NETLINK_NETFILTER).unwrap();
+    socket.send(&message, 0).unwrap();
+    let (answer, _) = socket.recv_from_full().unwrap();
+    assert_eq!(answer[16..20], [0; 4], "the kernel takes it");
+}
+
+/// Has the namespace track its connections; they outlive the test.
 fn track() {
     nft("add table inet watch");
     nft("add chain inet watch out { type filter hook output priority 0 ; }");
     nft("add rule inet watch out ct state new counter");
+    run("sysctl", "-q -w net.netfilter.nf_conntrack_udp_timeout=600");
 }
 
 /// Opens a connection of UDP to an address, and answers nothing.

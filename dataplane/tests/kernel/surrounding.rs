@@ -10,7 +10,7 @@ use model::{
 use tokio::sync::mpsc::Receiver;
 
 use crate::{
-    namespace::{Namespace, alone_with_wireguard, attempt, ip, veth},
+    namespace::{Namespace, alone_with_wireguard, attempt, ip, table, veth},
     pass::{at, dataplane, everything},
     wireguard::Service,
 };
@@ -167,6 +167,24 @@ fn rules_that_none_of_our_packets_fits_are_not_named() {
         assert!(named.iter().all(|priority| *priority == 60), "{named:?}");
         let mut told = machine.told.detours.iter();
         assert!(told.all(|detour| detour.share == Share::All));
+    });
+}
+
+#[test]
+fn no_route_of_ours_leads_over_a_strangers_link_with_our_name() {
+    alone_with_wireguard(|| {
+        let (service, inside) = (Service::start(), Namespace::new());
+        ip("link add wg.cali type bridge");
+        ip("link set wg.cali up");
+        let mut dataplane = dataplane(Some(&service));
+
+        let report = dataplane.apply(&mut everything(&inside), at(0));
+
+        assert!(!report.conflicts.is_empty(), "{report:?}");
+        let routes = table(1);
+        assert!(routes.contains("unreachable 10.0.0.0/16"), "{routes}");
+        assert!(!routes.contains("wg.cali"), "{routes}{report:?}");
+        assert!(ip("-d link show wg.cali").contains("bridge"));
     });
 }
 

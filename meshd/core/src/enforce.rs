@@ -145,12 +145,13 @@ impl Enforcement {
 impl World {
     /// Takes in an object, as far as it is policy's.
     pub(crate) fn learn_policy(&mut self, resource: &Resource) -> Touched {
-        if let Resource::WorkloadEndpoint(endpoint) = resource
-            && endpoint.node == self.facts.own
-        {
-            let stored = (**endpoint).clone();
-            self.policy.stored.insert(resource.key(), stored);
-            return self.refresh_endpoint(&endpoint.pod);
+        if let Resource::WorkloadEndpoint(endpoint) = resource {
+            let key = resource.key();
+            if endpoint.node == self.facts.own {
+                self.policy.stored.insert(key, (**endpoint).clone());
+                return self.refresh_endpoint(&endpoint.pod);
+            }
+            self.policy.stored.remove(&key);
         }
 
         touched_if(self.policy.insert(resource))

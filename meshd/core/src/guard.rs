@@ -28,6 +28,8 @@ use model::{
     },
 };
 
+use policy::compile::Overlay;
+
 use crate::{fact::Facts, ledger::Row, member::Member, own::Own, pool, wish::Wish};
 
 /// Just before our source NAT: addresses are still the pods' own.
@@ -60,7 +62,7 @@ pub(crate) enum Sends {
 }
 
 /// Returns what stands in any state: pools, members, NAT and the pods' interfaces.
-pub(crate) fn always(facts: &Facts, own: &Own) -> Vec<Row> {
+pub(crate) fn always(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
     let mut rows = Vec::new();
     for family in Family::BOTH {
         for name in ["space", "anypool", "natpool", "open"] {
@@ -99,7 +101,7 @@ pub(crate) fn always(facts: &Facts, own: &Own) -> Vec<Row> {
         NftFamily::Inet,
         "antispoof",
         antispoof_hook(),
-        antispoof(),
+        antispoof(wish),
     ));
 
     rows
@@ -356,16 +358,21 @@ fn outward(family: Family) -> [Rule; 2] {
     ]
 }
 
-fn foreign_tunnels(between: Vec<Match>, comment: &str) -> Vec<Rule> {
+/// Returns the rule against VXLAN, and those against IP in IP.
+fn foreign_tunnels(between: Vec<Match>, comment: &str) -> [Rule; 3] {
     let with = |more: Vec<Match>| [between.clone(), more].concat();
     let vxlan = vec![Match::Protocol(Is, UDP), Match::DestinationPort(VXLAN_PORT)];
-    let mut rules = vec![drop_counted(&format!("VXLAN {comment}"), with(vxlan))];
-    for protocol in IPIP {
+    let ip_in_ip = |protocol| {
         let matches = with(vec![Match::Protocol(Is, protocol)]);
-        rules.push(drop_counted(&format!("IP in IP {comment}"), matches));
-    }
+        drop_counted(&format!("IP in IP {comment}"), matches)
+    };
+    let [v4, v6] = IPIP;
 
-    rules
+    [
+        drop_counted(&format!("VXLAN {comment}"), with(vxlan)),
+        ip_in_ip(v4),
+        ip_in_ip(v6),
+    ]
 }
 
 /// Source NAT: services' packets towards remote pods get the node's address, because the kernel
@@ -409,7 +416,7 @@ fn translate(own: &Own) -> Vec<Rule> {
 }
 
 /// What comes from a pod: its own addresses, no tunnels, nothing that only routers say.
-fn antispoof() -> Vec<Rule> {
+fn antispoof(wish: &Wish) -> Vec<Rule> {
     let from_pod = |more: Vec<Match>| {
         let mut matches = vec![Match::IifPrefix(Is, WORKLOAD_PREFIX.into())];
         matches.extend(more);
@@ -430,8 +437,13 @@ fn antispoof() -> Vec<Rule> {
             rules.push(accept("a pod finds its gateway", matches));
         }
     }
-    let tunnels = foreign_tunnels(from_pod(Vec::new()), "from a pod");
-    rules.extend(tunnels);
+    let [vxlan, ip_in_ip @ ..] = foreign_tunnels(from_pod(Vec::new()), "from a pod");
+    let forbidden = &wish.policy.forbidden_overlays;
+    let is_vxlan = |overlay: &Overlay| matches!(overlay, Overlay::Vxlan(_));
+    rules.extend(forbidden.iter().any(is_vxlan).then_some(vxlan));
+    if forbidden.contains(&Overlay::Ipip) {
+        rules.extend(ip_in_ip);
+    }
     for family in Family::BOTH {
         let own = Match::SourceOnInterface(Is, family, name("workload", family));
         rules.push(accept("a pod's own address", from_pod(vec![own])));

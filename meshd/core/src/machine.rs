@@ -28,7 +28,7 @@ impl World {
 
     /// Replaces what this node has by itself: chains, rules, devices, own routes.
     pub(crate) fn refresh_base(&mut self) {
-        let mut rows = guard::always(&self.facts, &self.own);
+        let mut rows = guard::always(&self.facts, &self.wish, &self.own);
         rows.extend(route::of_own_blocks(&self.own));
         rows.extend(self.forwarding());
         rows.extend(self.openings());

@@ -8,10 +8,7 @@
 //! The answer may take longer than an event may, so the question takes a copy of what it is about and is answered
 //! wherever there is time. The way is that of the plan: the kernel follows it once the plan is applied.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use model::{
@@ -20,11 +17,11 @@ use model::{
     resource::FieldError,
     status::PeerStatus,
 };
+use policy::{Cluster, explain};
 pub use policy::{
     explain::{Explanation, View},
     scenario::Probe,
 };
-use policy::{Cluster, explain};
 use serde::{Deserialize, Serialize};
 
 use crate::World;
@@ -222,9 +219,7 @@ impl Inquiry {
         let fitting =
             routes.filter(|(key, _)| key.table == table && key.destination.contains(&destination));
 
-        fitting.min_by_key(|(key, _)| {
-            (u8::MAX - key.destination.prefix_len(), key.metric)
-        })
+        fitting.min_by_key(|(key, _)| (u8::MAX - key.destination.prefix_len(), key.metric))
     }
 
     fn device(&self, route: &Route) -> (Device, Option<u32>) {
@@ -251,11 +246,210 @@ impl Inquiry {
         };
         let own = self.allowed.iter().filter(|((name, _), _)| name == device);
         let prefixes = own.filter_map(|((_, key), peer)| {
-            let fitting = peer.allowed_ips.iter().filter(|net| net.contains(&destination));
+            let fitting = peer
+                .allowed_ips
+                .iter()
+                .filter(|net| net.contains(&destination));
             Some((fitting.map(IpNet::prefix_len).max()?, *key))
         });
         let (_, key) = prefixes.max_by_key(|(length, _)| *length)?;
 
-        self.peers.iter().find(|peer| peer.key == Some(key)).cloned()
+        self.peers
+            .iter()
+            .find(|peer| peer.key == Some(key))
+            .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::status::PeerState;
+    use model::{Phase, constant::ROUTE_PROTOCOL, resource::mesh_configuration::Backend};
+    use serde_json::json;
+
+    use super::*;
+
+    const TUNNEL: &str = "wireguard.cali";
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn device(name: &str) -> RouteVia {
+        RouteVia::Device(name.parse().unwrap())
+    }
+
+    /// Node n1 with a pod, and a tunnel to n2: the tables that the planner writes (see `route`).
+    fn inquiry() -> Inquiry {
+        let key: PublicKey = PublicKey::new([7; 32]).unwrap();
+        let tunnel: InterfaceName = TUNNEL.parse().unwrap();
+        let routes = [
+            (1, "10.65.0.0/16", 4096, RouteVia::Unreachable, None),
+            (1, "10.65.0.0/26", 0, RouteVia::Throw, None),
+            (1, "10.65.1.0/26", 0, device(TUNNEL), Some(1420)),
+            (2, "192.0.2.2/32", 0, device(TUNNEL), None),
+            (254, "10.65.0.2/32", 0, device("cali0"), None),
+            (
+                254,
+                "10.65.1.0/26",
+                0,
+                RouteVia::Gateway(address("192.0.2.2")),
+                None,
+            ),
+        ];
+        let rule = |priority, source: Option<&str>, table| RuleKey {
+            family: Family::V4,
+            priority,
+            source: source.map(net),
+            without_mark: None,
+            table,
+        };
+        Inquiry {
+            node: "n1".parse().unwrap(),
+            cluster: cluster(),
+            routes: routes
+                .into_iter()
+                .map(|(table, destination, metric, via, mtu)| {
+                    let key = RouteKey {
+                        table,
+                        destination: net(destination),
+                        metric,
+                    };
+                    let route = Route {
+                        via,
+                        source: None,
+                        mtu,
+                        protocol: ROUTE_PROTOCOL,
+                    };
+                    (key, route)
+                })
+                .collect(),
+            rules: vec![rule(99, None, 1), rule(100, Some("10.65.0.0/26"), 2)],
+            tunnels: BTreeMap::from([(
+                tunnel.clone(),
+                Tunnel {
+                    key,
+                    port: 51820,
+                    mark: 1,
+                    mtu: 1440,
+                    backend: Backend::Auto,
+                    threaded: false,
+                },
+            )]),
+            pods: BTreeMap::from([(
+                PodName::parse("shop/api").unwrap(),
+                PodInterface {
+                    host: "cali0".parse().unwrap(),
+                    inside: "eth0".parse().unwrap(),
+                    netns: "/run/netns/x".into(),
+                    addresses: vec![net("10.65.0.2/32")],
+                    mtu: 1400,
+                },
+            )]),
+            allowed: BTreeMap::from([(
+                (tunnel, key),
+                Peer {
+                    endpoint: "192.0.2.2:51820".parse().unwrap(),
+                    keepalive: 0,
+                    allowed_ips: ["10.65.1.0/26", "192.0.2.2/32"].map(net).into(),
+                },
+            )]),
+            peers: vec![peer(key)],
+        }
+    }
+
+    fn peer(key: PublicKey) -> PeerStatus {
+        PeerStatus {
+            node: "n2".parse().unwrap(),
+            state: PeerState::Encrypted,
+            families: BTreeMap::new(),
+            reason: None,
+            phase: Phase::Enforced,
+            key: Some(key),
+            key_age_seconds: None,
+            endpoint: None,
+            handshake_age_seconds: Some(12),
+            received_bytes: 0,
+            sent_bytes: 0,
+            allowed_ips: Vec::new(),
+        }
+    }
+
+    fn cluster() -> Cluster {
+        let document = json!({
+            "apiVersion": "meshd.dev/v1", "kind": "PolicyTest",
+            "topology": {
+                "namespaces": [{"name": "shop"}],
+                "nodes": [
+                    {"name": "n1", "interfaces": {"eth0": ["192.0.2.1"]}},
+                    {"name": "n2", "interfaces": {"eth0": ["192.0.2.2"]}},
+                    {"name": "n3", "interfaces": {"eth0": ["192.0.2.3"]}},
+                ],
+                "pods": [
+                    {"namespace": "shop", "name": "api", "addresses": ["10.65.0.2"]},
+                    {"namespace": "shop", "name": "db", "node": "n2", "addresses": ["10.65.1.2"]},
+                    {"namespace": "shop", "name": "lost", "node": "n3", "addresses": ["10.65.9.2"]},
+                ],
+            },
+        });
+        let test = policy::scenario::PolicyTest::parse(&document).unwrap();
+
+        test.cluster(&[]).unwrap()
+    }
+
+    fn way(from: &str, to: &str) -> Way {
+        let probe = json!({"from": from, "to": to, "port": 80});
+        let mut answers = inquiry().why(&Probe::parse(&probe).unwrap()).unwrap();
+
+        answers.remove(0).way
+    }
+
+    #[test]
+    fn a_packet_to_another_node_s_pod_goes_through_the_tunnel_to_the_peer_that_has_it() {
+        let way = way("shop/api", "shop/db");
+
+        let route = way.route.unwrap();
+        assert_eq!((way.of, way.mtu), (Leg::Packet, Some(1420)));
+        assert_eq!(
+            (route.rule, route.table, route.device),
+            (99, 1, Device::Tunnel)
+        );
+        assert_eq!(way.peer.unwrap().node.as_str(), "n2");
+    }
+
+    #[test]
+    fn a_throw_goes_on_to_the_next_table() {
+        let way = way("shop/db", "shop/api");
+        assert_eq!(way.of, Leg::Answer);
+
+        let inquiry = inquiry();
+        let (rule, key, _) = inquiry
+            .lookup(address("192.0.2.1"), address("10.65.0.2"))
+            .unwrap();
+        assert_eq!((rule, key.table), (MAIN.1, MAIN.0));
+    }
+
+    #[test]
+    fn a_pod_s_packet_to_a_member_s_address_takes_the_table_of_its_source() {
+        let taken = way("shop/api", "node/n2").route.unwrap();
+        assert_eq!((taken.rule, taken.table), (100, 2));
+
+        let own = way("node/n1", "node/n2");
+        assert_eq!((own.of, own.route), (Leg::Packet, None));
+    }
+
+    #[test]
+    fn a_pod_without_a_route_is_unreachable_and_a_packet_of_others_has_no_way_here() {
+        let lost = way("shop/api", "shop/lost").route.unwrap();
+        assert_eq!(
+            (lost.via, lost.device),
+            (RouteVia::Unreachable, Device::None)
+        );
+
+        assert_eq!(way("shop/db", "shop/lost").of, Leg::Nothing);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use model::{
     Family, InterfaceName,
-    resource::mesh_configuration::{Backend, EncryptionMode},
+    resource::mesh_configuration::{Backend, EncryptionMode, PacketLog},
     settings::Settings,
 };
 use policy::compile::Options;
@@ -110,7 +110,10 @@ impl Wish {
             rule_priority: settings.wireguard_routing_rule_priority.value,
             keepalive: settings.wireguard_keep_alive_seconds.value,
             networks: facts.mesh.underlay_networks.clone(),
-            policy: Options::of(&settings),
+            policy: Options {
+                tells_denied: facts.mesh.packet_log == PacketLog::Denied,
+                ..Options::of(&settings)
+            },
             conditions,
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{
     Action, Event, InterfaceName, Kind, Moment, NodeName, Phase, Plan, PublicKey,
     action::NodePublication,
+    resource::mesh_configuration::EstablishedConnections,
     status::{PeerStatus, Status},
 };
 
@@ -163,6 +164,11 @@ impl World {
     /// Returns the generation of the plan that last changed anything but policy.
     pub fn mesh_generation(&self) -> u64 {
         self.mesh_generation
+    }
+
+    /// Returns what becomes of connections that policy allowed once and no longer does.
+    pub fn established_connections(&self) -> EstablishedConnections {
+        self.facts.mesh.established_connections
     }
 
     /// Returns the next action that is due; call until there is none.

@@ -24,13 +24,13 @@ use axum::{
     routing::{delete, get, post},
     serve::IncomingStream,
 };
+use meshd_core::why::Inquiry;
 use model::{
     ObjectKey, PodName,
     action::PodAnswer,
     event::PodRequest,
     status::{Held, PeerStatus, Status},
 };
-use meshd_core::why::Inquiry;
 use serde::Serialize;
 use tokio::{
     net::UnixListener,

@@ -2,8 +2,11 @@
 //!
 //! Read on scrape from the same answers that `meshctl status` and `meshctl peers` show.
 
+use std::time::Duration;
+
+use dataplane::Tally;
 use model::status::{PeerStatus, Status};
-use prometheus::{Encoder, GaugeVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, Gauge, GaugeVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
 /// What the loop counts by itself.
 #[derive(Debug)]
@@ -12,6 +15,76 @@ pub(crate) struct Counters {
     pub(crate) dataplane_failures: IntCounter,
     /// Events that the brain was told.
     pub(crate) events: IntCounter,
+    /// What became of established connections.
+    pub(crate) connections: ConnectionCounters,
+}
+
+/// What became of established connections; each clone is the same counters.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionCounters {
+    /// How often all were judged.
+    rechecks: IntCounter,
+    /// How often that failed.
+    pub(crate) failures: IntCounter,
+    /// Those that were cut.
+    revoked: IntCounter,
+    /// Those that had been cut and may go on.
+    restored: IntCounter,
+    /// How many there were the last time.
+    checked: IntGauge,
+    /// How long it took the last time.
+    seconds: Gauge,
+}
+
+impl ConnectionCounters {
+    fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            rechecks: IntCounter::new(
+                "meshd_connection_rechecks_total",
+                "How often policy was asked about every established connection.",
+            )?,
+            failures: IntCounter::new(
+                "meshd_connection_recheck_failures_total",
+                "How often established connections could not be judged.",
+            )?,
+            revoked: IntCounter::new(
+                "meshd_connections_revoked_total",
+                "Established connections that policy allowed once and that were cut.",
+            )?,
+            restored: IntCounter::new(
+                "meshd_connections_restored_total",
+                "Connections that had been cut and that policy allows again.",
+            )?,
+            checked: IntGauge::new(
+                "meshd_connections_checked",
+                "Established connections at the last recheck.",
+            )?,
+            seconds: Gauge::new(
+                "meshd_connection_recheck_seconds",
+                "How long the last recheck took.",
+            )?,
+        })
+    }
+
+    /// Notes a recheck.
+    pub(crate) fn note(&self, tally: &Tally, taken: Duration) {
+        self.rechecks.inc();
+        self.revoked.inc_by(tally.set);
+        self.restored.inc_by(tally.cleared);
+        self.checked
+            .set(i64::try_from(tally.seen).unwrap_or(i64::MAX));
+        self.seconds.set(taken.as_secs_f64());
+    }
+
+    fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.rechecks.clone()))?;
+        registry.register(Box::new(self.failures.clone()))?;
+        registry.register(Box::new(self.revoked.clone()))?;
+        registry.register(Box::new(self.restored.clone()))?;
+        registry.register(Box::new(self.checked.clone()))?;
+
+        registry.register(Box::new(self.seconds.clone()))
+    }
 }
 
 impl Counters {
@@ -26,6 +99,7 @@ impl Counters {
                 "felix_calc_graph_output_events",
                 "Number of events processed.",
             )?,
+            connections: ConnectionCounters::new()?,
         })
     }
 }
@@ -40,6 +114,7 @@ pub(crate) fn render(
     let registry = Registry::new();
     registry.register(Box::new(counters.dataplane_failures.clone()))?;
     registry.register(Box::new(counters.events.clone()))?;
+    counters.connections.register(&registry)?;
     agent(&registry, status, peers)?;
     wireguard(&registry, status, peers, unix_now)?;
 

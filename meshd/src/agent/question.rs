@@ -22,7 +22,10 @@ use super::api::{Ask, answer, ask, problem};
 /// One answer takes a core for as long as a large cluster needs.
 static TURN: Semaphore = Semaphore::const_new(1);
 
-pub(super) async fn why(State(asks): State<mpsc::Sender<Ask>>, Json(probe): Json<Value>) -> Response {
+pub(super) async fn why(
+    State(asks): State<mpsc::Sender<Ask>>,
+    Json(probe): Json<Value>,
+) -> Response {
     let probe = match Probe::parse(&probe) {
         Ok(probe) => probe,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()).into_response(),
@@ -52,8 +55,11 @@ async fn respond<T: Serialize + Send + 'static>(
         Ok(Err(error)) => problem(StatusCode::BAD_REQUEST, &error.to_string()).into_response(),
         Err(error) => {
             tracing::error!(%error, "A question about policy could not be answered");
-            problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be worked out")
-                .into_response()
+            problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the answer could not be worked out",
+            )
+            .into_response()
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use dataplane::{Dataplane, KernelEvent, PeerStatistics, Report};
+use dataplane::{Component, Dataplane, KernelEvent, PeerStatistics, Report};
 use futures::StreamExt;
 use meshd_core::{WATCHED, World};
 use model::{
@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     api::Ask,
+    connection::Connections,
     executor::{Executor, WallTime},
     held::HeldRevisions,
     metrics::{self, Counters},
@@ -51,6 +52,7 @@ pub(crate) struct Shell {
     pods: PodFile,
     asked: BTreeMap<PodName, Vec<oneshot::Sender<Result<PodAnswer, String>>>>,
     held: HeldRevisions,
+    connections: Connections,
     counters: Counters,
     results: mpsc::UnboundedSender<(ActionId, ActionResult)>,
     ended: mpsc::UnboundedReceiver<(ActionId, ActionResult)>,
@@ -76,6 +78,7 @@ impl Shell {
         state: PathBuf,
     ) -> anyhow::Result<Self> {
         let (results, ended) = mpsc::unbounded_channel();
+        let counters = Counters::new().context("could not make the metrics")?;
         let former = FormerSettings::open(&state)
             .inspect_err(|error| tracing::warn!(%error, "Settings are not noted for an uninstall"))
             .ok();
@@ -96,7 +99,8 @@ impl Shell {
             state,
             asked: BTreeMap::new(),
             held: HeldRevisions::default(),
-            counters: Counters::new().context("could not make the metrics")?,
+            connections: Connections::start(counters.connections.clone())?,
+            counters,
             results,
             ended,
             last_good: last_good.unwrap_or_default(),
@@ -204,6 +208,9 @@ impl Shell {
                     component = component.name(),
                     "Somebody changed what is ours"
                 );
+                if component == Component::Nft {
+                    self.connections.note_damage();
+                }
                 self.dataplane.distrust(component);
                 self.applied = None;
 
@@ -238,6 +245,7 @@ impl Shell {
 
     /// Brings the machine up to date and carries out actions, until neither changes the other.
     fn settle(&mut self) -> anyhow::Result<()> {
+        self.connections.set(self.world.established_connections());
         loop {
             while let Some(action) = self.world.poll_action() {
                 if let Some(recorder) = &mut self.recorder {
@@ -271,7 +279,9 @@ impl Shell {
         if let Some(recorder) = &mut self.recorder {
             recorder.plan(self.world.plan(), now)?;
         }
+        self.connections.note(self.world.plan());
         let report = block_in_place(|| self.dataplane.apply(self.world.plan(), now));
+        self.connections.applied(&report);
         let is_whole = report.failures.is_empty();
         if !report.troubles().is_empty() {
             self.counters.dataplane_failures.inc();

@@ -20,6 +20,9 @@ pub struct MeshConfiguration {
     /// What becomes of connections that policy allowed once and no longer does.
     #[serde(default)]
     pub established_connections: EstablishedConnections,
+    /// Which packets are told to whoever listens.
+    #[serde(default)]
+    pub packet_log: PacketLog,
 }
 
 /// What happens to packets that have no usable tunnel.
@@ -64,6 +67,16 @@ pub enum EstablishedConnections {
     Keep,
 }
 
+/// Which packets are told to the groups of nfnetlink_log, with the rule that decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PacketLog {
+    /// Those that `Log` rules match.
+    #[default]
+    Rules,
+    /// Those that are denied too.
+    Denied,
+}
+
 /// The form in which a store keeps the settings' `spec`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -87,6 +100,8 @@ struct StoredEncryption {
 struct StoredPolicy {
     #[serde(rename = "establishedConnections")]
     established_connections: Option<EstablishedConnections>,
+    #[serde(rename = "packetLog")]
+    packet_log: Option<PacketLog>,
 }
 
 #[derive(Default, Deserialize)]
@@ -101,6 +116,7 @@ impl TryFrom<&Object> for MeshConfiguration {
     fn try_from(object: &Object) -> Result<Self, FieldError> {
         let stored: Stored = field::part(object, "spec")?;
         let encryption = stored.encryption.unwrap_or_default();
+        let policy = stored.policy.unwrap_or_default();
         let networks = stored
             .underlay
             .and_then(|underlay| underlay.networks)
@@ -116,10 +132,8 @@ impl TryFrom<&Object> for MeshConfiguration {
             backend: encryption.backend.unwrap_or_default(),
             underlay_networks,
             foreign_firewalls: stored.foreign_firewalls.unwrap_or_default(),
-            established_connections: stored
-                .policy
-                .and_then(|policy| policy.established_connections)
-                .unwrap_or_default(),
+            established_connections: policy.established_connections.unwrap_or_default(),
+            packet_log: policy.packet_log.unwrap_or_default(),
         })
     }
 }
@@ -143,7 +157,7 @@ mod tests {
             "encryption": {"mode": "Permissive", "backend": "Userspace"},
             "underlay": {"networks": ["192.0.2.0/24", "2001:db8::/64"]},
             "foreignFirewalls": "Report",
-            "policy": {"establishedConnections": "Keep"},
+            "policy": {"establishedConnections": "Keep", "packetLog": "Denied"},
         });
         assert_eq!(
             read(spec),
@@ -156,6 +170,7 @@ mod tests {
                 ],
                 foreign_firewalls: ForeignFirewalls::Report,
                 established_connections: EstablishedConnections::Keep,
+                packet_log: PacketLog::Denied,
             })
         );
 

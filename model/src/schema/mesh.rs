@@ -17,10 +17,10 @@ pub(super) const MESH_CONFIGURATION: &[Field] = &[
             Field::optional("foreignFirewalls", Shape::Word(&["Open", "Report"])),
             Field::optional(
                 "policy",
-                Shape::Fields(&[Field::optional(
-                    "establishedConnections",
-                    Shape::Word(&["Recheck", "Keep"]),
-                )]),
+                Shape::Fields(&[
+                    Field::optional("establishedConnections", Shape::Word(&["Recheck", "Keep"])),
+                    Field::optional("packetLog", Shape::Word(&["Rules", "Denied"])),
+                ]),
             ),
             Field::optional(
                 "underlay",

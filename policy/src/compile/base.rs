@@ -67,7 +67,7 @@ impl Base {
         self
     }
 
-    /// Appends the rules that let pass what was allowed before, and stop both directions of what has been revoked since.
+    /// Appends the rules that let pass what was allowed before, and stop both directions of what has been revoked.
     pub(super) fn established(self) -> Self {
         let state = CtState {
             established: true,

@@ -157,7 +157,7 @@ impl<'a> Asked<'a> {
     /// Adds a chain under the name that its rules give it.
     fn put(&self, rules: Vec<Rule>, group: &mut Group<'a>) -> String {
         let prefix = format!("group_{}", name::word(self.question.direction));
-        let name = name::hashed(&prefix, &format!("{rules:?}"));
+        let name = name::hashed(&prefix, &text(&rules));
         group.chains.push((name.clone(), rules));
 
         name
@@ -200,6 +200,7 @@ impl<'a> Asked<'a> {
         group: &mut Group<'a>,
     ) -> Vec<Rule> {
         let direction = self.question.direction;
+        let comment = tier_comment(tier.tier, "asks");
         let mut rules = Vec::new();
         for policy in &tier.policies {
             let author = Author::Policy(policy);
@@ -207,7 +208,7 @@ impl<'a> Asked<'a> {
             rules.push(plain(
                 Vec::new(),
                 Statement::Jump(author.chain(direction)),
-                &tier_comment(tier.tier, "asks"),
+                &comment,
             ));
             if let Some(after) = after.filter(|_| says_pass(policy, direction)) {
                 let comment = tier_comment(tier.tier, "is left");
@@ -251,6 +252,25 @@ impl<'a> Asked<'a> {
 
         policies.any(|policy| says_pass(policy, self.question.direction))
     }
+}
+
+/// Returns a text that no other rules have. Jumps are most of what there is, and short.
+fn text(rules: &[Rule]) -> String {
+    let mut text = String::with_capacity(64 * rules.len());
+    for rule in rules {
+        let is_plain = rule.matches.is_empty() && !rule.counter;
+        if let (Statement::Jump(chain), true) = (&rule.statement, is_plain) {
+            for part in [chain, &rule.comment] {
+                text.push_str(&part.len().to_string());
+                text.push(':');
+                text.push_str(part);
+            }
+        } else {
+            text.push_str(&format!("{rule:?}"));
+        }
+    }
+
+    text
 }
 
 /// Before tracking and translation every tier passes on.

@@ -16,14 +16,14 @@
 //! comes from pods to the host is theirs to be asked about, and what the host sends to its pods nobody's.
 
 use model::{
-    InterfaceName,
+    Family, InterfaceName,
     constant::ADMITTED_MARK,
     nft::{End, HookPoint, Match, Rule, Sense, Statement, Verdict},
-    policy::{Direction, Protocol},
+    policy::{Direction, Failsafe, Protocol},
 };
 
 use super::{
-    Failsafe, Options, Ruleset,
+    Options, Ruleset,
     base::{Base, Entries, from_pod, invalid, to_pod},
     group::{Point, Question},
     verdict,
@@ -191,9 +191,11 @@ fn head(question: Question, options: &Options) -> Vec<Rule> {
     match point {
         Point::Forward => {}
         Point::Normal | Point::PreDnat => {
+            rules.extend(discovery());
             rules.extend(failsafes(own, direction, End::Destination));
         }
         Point::Untracked => {
+            rules.extend(discovery());
             rules.extend(failsafes(own, direction, End::Destination));
             // Connections are not known yet: an answer is known by its port.
             rules.extend(failsafes(answered, direction, End::Source));
@@ -240,6 +242,22 @@ fn tunnels(options: &Options) -> Vec<Rule> {
             verdict::plain(matches, Statement::Accept, "a tunnel's own")
         })
         .collect()
+}
+
+/// Types of ICMPv6 by which a host finds neighbours and routers, and says which groups it listens to (RFC 4861,
+/// RFC 2710, RFC 3810): without them no failsafe port would be reached.
+const DISCOVERY: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
+
+fn discovery() -> impl Iterator<Item = Rule> {
+    DISCOVERY.into_iter().map(|kind| {
+        let matches = vec![
+            Match::Family(Family::V6),
+            Match::Protocol(Sense::Is, Protocol::ICMPV6.0),
+            Match::Icmp(Sense::Is, kind, None),
+        ];
+
+        verdict::plain(matches, Statement::Accept, "a host finds its neighbours")
+    })
 }
 
 fn failsafes(list: &[Failsafe], direction: Direction, end: End) -> Vec<Rule> {

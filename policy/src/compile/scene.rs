@@ -11,7 +11,7 @@ use model::{
 };
 
 use super::Options;
-use crate::cluster::{Backend, Cluster, Node, PodNetwork};
+use crate::cluster::{Backend, Cluster, Interface, Node, PodNetwork};
 
 type Labels = BTreeMap<String, String>;
 
@@ -111,40 +111,16 @@ fn workloads(cluster: &Cluster, node: &NodeName) -> Vec<Workload> {
         .collect()
 }
 
-/// Returns the pods of which each has an interface of its own: of several that claim one, the pod after which it is
-/// named has it, else the first by name.
-pub(crate) fn unshared(mut claims: Vec<(PodName, Workload)>) -> Vec<Workload> {
-    claims.sort_by_cached_key(|(pod, workload)| {
-        let is_stranger = WorkloadEndpoint::host_interface(pod) != workload.interface;
-
-        (is_stranger, pod.clone())
-    });
-    let mut found: BTreeMap<InterfaceName, Workload> = BTreeMap::new();
-    for (_, workload) in claims {
-        found.entry(workload.interface.clone()).or_insert(workload);
-    }
-
-    found.into_values().collect()
+/// Returns whether an interface has another name than that of the pod's own.
+pub(crate) fn is_stranger(interface: &InterfaceName, pod: &PodName) -> bool {
+    WorkloadEndpoint::host_interface(pod) != *interface
 }
 
-/// Returns the endpoint of each interface: of those that name it or one of its addresses, the first by name. For the
-/// others, the first by name of those that mean every interface.
 fn hosts(cluster: &Cluster, node: &Node) -> Vec<Host> {
-    let mut own: Vec<&HostEndpoint> = cluster
-        .host_endpoints
-        .iter()
-        .filter(|endpoint| endpoint.node == node.name)
-        .collect();
-    own.sort_by_key(|endpoint| std::cmp::Reverse(&endpoint.name));
+    let own = cluster.host_endpoints.iter();
+    let own = own.filter(|endpoint| endpoint.node == node.name);
 
-    let mut chosen: BTreeMap<Option<InterfaceName>, &HostEndpoint> = BTreeMap::new();
-    for endpoint in own {
-        for interface in interfaces(endpoint, node) {
-            chosen.insert(interface, endpoint);
-        }
-    }
-
-    chosen
+    chosen(own, &node.interfaces)
         .into_iter()
         .map(|(interface, endpoint)| Host {
             interface,
@@ -154,12 +130,30 @@ fn hosts(cluster: &Cluster, node: &Node) -> Vec<Host> {
         .collect()
 }
 
-fn interfaces(endpoint: &HostEndpoint, node: &Node) -> Vec<Option<InterfaceName>> {
+/// Returns the endpoint of each interface: of a node's own that name it or one of its addresses, the first by name. For
+/// the others, the first by name of those that mean every interface.
+pub(crate) fn chosen<'a>(
+    own: impl Iterator<Item = &'a HostEndpoint>,
+    known: &[Interface],
+) -> BTreeMap<Option<InterfaceName>, &'a HostEndpoint> {
+    let mut own: Vec<&HostEndpoint> = own.collect();
+    own.sort_by_key(|endpoint| std::cmp::Reverse(&endpoint.name));
+
+    let mut chosen = BTreeMap::new();
+    for endpoint in own {
+        for interface in interfaces(endpoint, known) {
+            chosen.insert(interface, endpoint);
+        }
+    }
+
+    chosen
+}
+
+fn interfaces(endpoint: &HostEndpoint, known: &[Interface]) -> Vec<Option<InterfaceName>> {
     match &endpoint.interface {
         HostInterface::Named(name) => vec![Some(name.clone())],
         HostInterface::All => vec![None],
-        HostInterface::ByAddress => node
-            .interfaces
+        HostInterface::ByAddress => known
             .iter()
             .filter(|interface| {
                 let mut addresses = interface.addresses.iter();

@@ -13,7 +13,6 @@ use super::{
     Options, Refusal, Scene,
     group::Group,
     name,
-    option::LogGroups,
     rule::alternatives,
     set::{Naming, Sets},
 };
@@ -23,6 +22,10 @@ const ADMIT: &str = "admit";
 
 /// The same for a packet that is not to be tracked.
 const ADMIT_UNTRACKED: &str = "admit_untracked";
+
+/// The groups of nfnetlink_log, as Felix has them: for what comes to an endpoint, and for what it sends.
+const INGRESS_LOG: u16 = 1;
+const EGRESS_LOG: u16 = 2;
 
 /// The chains of policies and profiles that have been asked for.
 pub(super) struct Verdicts<'a> {
@@ -239,7 +242,7 @@ impl Writing<'_> {
                 Allow::AdmitUntracked => Statement::Goto(ADMIT_UNTRACKED.to_owned()),
             },
             Action::Deny => drop(self.options, self.direction, comment),
-            Action::Log => log(self.options, self.direction, comment),
+            Action::Log => Statement::Log(nflog(self.direction, comment)),
             Action::Pass => {
                 let mark = counted(conditions.clone(), set(PASS_MARK), comment.to_owned());
                 let end = Rule {
@@ -306,17 +309,9 @@ pub(super) fn denial(options: &Options, direction: Direction, comment: String) -
 }
 
 fn drop(options: &Options, direction: Direction, comment: &str) -> Statement {
-    match options.log {
-        Some(groups) => Statement::LogAndDrop(nflog(groups, direction, comment)),
-        None => Statement::Drop,
-    }
-}
-
-/// A `Log` rule counts in any case.
-fn log(options: &Options, direction: Direction, comment: &str) -> Statement {
-    match options.log {
-        Some(groups) => Statement::Log(nflog(groups, direction, comment)),
-        None => Statement::Continue,
+    match options.tells_denied {
+        true => Statement::LogAndDrop(nflog(direction, comment)),
+        false => Statement::Drop,
     }
 }
 
@@ -374,11 +369,11 @@ const fn set(bit: u32) -> Statement {
     }
 }
 
-fn nflog(groups: LogGroups, direction: Direction, comment: &str) -> Nflog {
+fn nflog(direction: Direction, comment: &str) -> Nflog {
     Nflog {
         group: match direction {
-            Direction::Ingress => groups.ingress,
-            Direction::Egress => groups.egress,
+            Direction::Ingress => INGRESS_LOG,
+            Direction::Egress => EGRESS_LOG,
         },
         prefix: comment.to_owned(),
     }

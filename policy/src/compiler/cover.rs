@@ -50,12 +50,7 @@ impl Cover {
     }
 
     /// Removes a network that is no longer among those that are there.
-    pub(super) fn remove(
-        &mut self,
-        net: IpNet,
-        there: &Counts,
-        tell: &mut dyn FnMut(IpNet, bool),
-    ) {
+    pub(super) fn remove(&mut self, net: IpNet, there: &Counts, tell: &mut dyn FnMut(IpNet, bool)) {
         let mut ancestors = std::iter::successors(net.supernet(), IpNet::supernet);
         if ancestors.any(|around| there.contains_key(&around)) {
             return;
@@ -110,9 +105,7 @@ fn pair(net: IpNet) -> Option<(IpNet, IpNet)> {
     let parent = net.supernet()?;
     let mut halves = parent.subnets(net.prefix_len()).ok()?;
 
-    halves
-        .find(|half| *half != net)
-        .map(|twin| (parent, twin))
+    halves.find(|half| *half != net).map(|twin| (parent, twin))
 }
 
 #[cfg(test)]
@@ -130,7 +123,7 @@ mod tests {
             let mut there = Counts::new();
             let mut cover = Cover::default();
             let mut told = BTreeSet::new();
-            for (comes, place, length, v6) in steps.into_iter().map(|(c, p, l, v)| (c, p, l, v)) {
+            for (comes, place, length, v6) in steps {
                 let net = network(place, length, v6);
                 let mut tell = |net, was: bool| {
                     assert_eq!(was, told.contains(&net));
@@ -152,7 +145,8 @@ mod tests {
 
     #[test]
     fn all_addresses_are_one_network() {
-        let [low, high, all] = ["0.0.0.0/1", "128.0.0.0/1", "0.0.0.0/0"].map(|text| text.parse().unwrap());
+        let [low, high, all] =
+            ["0.0.0.0/1", "128.0.0.0/1", "0.0.0.0/0"].map(|text| text.parse().unwrap());
         let mut cover = Cover::default();
 
         cover.add(low, &mut |_, _| {});

@@ -1,27 +1,27 @@
-//! What is known: objects, as far as policy asks about them.
+//! What is known beside policies and whom they select: nodes, interfaces, hosts' endpoints, settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use model::{
-    InterfaceName, Kind, NodeName, ObjectKey, Resource,
-    policy::{HostEndpoint, HostInterface, ServiceRef},
-    resource,
+    InterfaceName, NodeName,
+    policy::{HostEndpoint, HostInterface},
+    resource::{self, FelixConfiguration},
 };
 
-use crate::{
-    cluster::{
-        Cluster, Interface, Node, Service,
-        object::{self, Origin},
-    },
-    compile::{Workload, unshared},
-};
+use crate::cluster::{Cluster, Interface, Node};
 
-/// What is known.
+/// The name of the interface of another node that is known by its addresses alone.
+const UNNAMED: &str = "unnamed";
+
+/// What is known beside policies and whom they select.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     node: NodeName,
     interfaces: Vec<Interface>,
-    objects: BTreeMap<ObjectKey, Resource>,
+    nodes: BTreeMap<String, Node>,
+    hosts: BTreeMap<String, HostEndpoint>,
+    settings: BTreeMap<String, FelixConfiguration>,
 }
 
 impl Facts {
@@ -29,35 +29,19 @@ impl Facts {
         Self {
             node,
             interfaces: Vec::new(),
-            objects: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            settings: BTreeMap::new(),
         }
     }
 
+    /// Returns the node for which policy is compiled.
     pub(super) const fn node(&self) -> &NodeName {
         &self.node
     }
 
-    /// Takes in an object; returns whether anything changed.
-    pub(super) fn insert(&mut self, resource: &Resource) -> bool {
-        let key = resource.key();
-        if !is_asked_about(key.kind) || self.objects.get(&key) == Some(resource) {
-            return false;
-        }
-        self.objects.insert(key, resource.clone());
-
-        true
-    }
-
-    /// Forgets an object; returns whether anything changed.
-    pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
-        let node = ObjectKey::cluster(Kind::Node, &key.name);
-        let key = if key.kind == Kind::MeshNode {
-            &node
-        } else {
-            key
-        };
-
-        self.objects.remove(key).is_some()
+    pub(super) fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
     }
 
     /// Sets the node's own interfaces; returns whether anything changed.
@@ -68,101 +52,54 @@ impl Facts {
         changed
     }
 
-    /// Returns everything as the evaluator sees it.
-    pub(super) fn cluster(&self) -> Cluster {
-        let mut cluster = Cluster::default();
-        let mut profiles = vec![object::built_in()];
-        let mut services = Vec::new();
-        let mut slices = Vec::new();
-        for (key, resource) in &self.objects {
-            match resource {
-                Resource::WorkloadEndpoint(endpoint) => cluster.pods.push(object::pod(endpoint)),
-                Resource::Namespace(namespace) => {
-                    profiles.extend(object::of_namespace(namespace));
-                }
-                Resource::ServiceAccount(account) => {
-                    profiles.push((Origin::Account(key.clone()), account.profile()));
-                }
-                Resource::Service(service) => services.push(service.as_ref()),
-                Resource::EndpointSlice(slice) => slices.push(slice.as_ref()),
-                Resource::Tier(tier) => cluster.tiers.push(tier.clone()),
-                Resource::Policy(policy) => cluster.policies.push(policy.as_ref().clone()),
-                Resource::NetworkSet(set) => cluster.sets.push(set.as_ref().clone()),
-                Resource::HostEndpoint(host) => cluster.host_endpoints.push(host.as_ref().clone()),
-                Resource::Profile(profile) => {
-                    profiles.push((Origin::Object, profile.as_ref().clone()));
-                }
-                Resource::FelixConfiguration(settings) => {
-                    cluster.configurations.push(settings.as_ref().clone());
-                }
-                Resource::Node(_)
-                | Resource::IpPool(_)
-                | Resource::IpamBlock(_)
-                | Resource::BlockAffinity(_)
-                | Resource::MeshConfiguration(_)
-                | Resource::KeyClaim(_)
-                | Resource::AddressClaim(_)
-                | Resource::Opaque(_) => {}
-            }
-        }
-        cluster.nodes = self.nodes(&cluster.host_endpoints);
-        cluster.services = of_slices(&services, &slices);
-        profiles.sort_by(|a, b| a.0.cmp(&b.0));
-        let profiles = profiles.into_iter();
-        cluster.profiles = profiles
-            .map(|(_, profile)| (profile.name.clone(), profile))
-            .collect();
+    /// Returns the host endpoints of the node itself.
+    pub(super) fn own_hosts(&self) -> impl Iterator<Item = &HostEndpoint> {
+        let hosts = self.hosts.values();
 
-        cluster
+        hosts.filter(|host| host.node == self.node)
     }
 
-    /// Returns the node's own pods.
-    pub(super) fn workloads(&self, cluster: &Cluster) -> Vec<Workload> {
-        let own = self.objects.values().filter_map(|resource| match resource {
-            Resource::WorkloadEndpoint(endpoint) if endpoint.node == self.node => {
-                Some(endpoint.as_ref())
-            }
-            _ => None,
-        });
-        let claims = own.map(|endpoint| {
-            let asked = cluster.workload(&object::pod(endpoint));
-            let workload = Workload {
-                interface: endpoint.interface.clone(),
-                labels: asked.labels,
-                profiles: asked.profiles,
-            };
+    pub(super) fn put_node(&mut self, node: &resource::Node) -> bool {
+        let known = Node {
+            name: node.name.clone(),
+            labels: node.labels.clone(),
+            interfaces: vec![Interface {
+                name: UNNAMED.parse().expect("seven letters name an interface"),
+                addresses: node.addresses.iter().map(IpNet::addr).collect(),
+            }],
+        };
 
-            (endpoint.pod.clone(), workload)
-        });
-
-        unshared(claims.collect())
+        put(&mut self.nodes, node.name.as_str(), known)
     }
 
-    /// Returns the nodes, this one always among them.
-    fn nodes(&self, hosts: &[HostEndpoint]) -> Vec<Node> {
-        let known = self.objects.values().filter_map(|resource| match resource {
-            Resource::Node(node) => Some(node.as_ref()),
-            Resource::IpPool(_)
-            | Resource::IpamBlock(_)
-            | Resource::BlockAffinity(_)
-            | Resource::FelixConfiguration(_)
-            | Resource::MeshConfiguration(_)
-            | Resource::KeyClaim(_)
-            | Resource::AddressClaim(_)
-            | Resource::WorkloadEndpoint(_)
-            | Resource::Namespace(_)
-            | Resource::ServiceAccount(_)
-            | Resource::Service(_)
-            | Resource::EndpointSlice(_)
-            | Resource::Tier(_)
-            | Resource::Policy(_)
-            | Resource::NetworkSet(_)
-            | Resource::HostEndpoint(_)
-            | Resource::Profile(_)
-            | Resource::Opaque(_) => None,
-        });
-        let mut nodes: BTreeMap<NodeName, Node> = known
-            .map(|node| (node.name.clone(), other(node, hosts)))
+    pub(super) fn remove_node(&mut self, name: &str) -> bool {
+        self.nodes.remove(name).is_some()
+    }
+
+    pub(super) fn put_host(&mut self, host: &HostEndpoint) -> bool {
+        put(&mut self.hosts, &host.name, host.clone())
+    }
+
+    pub(super) fn remove_host(&mut self, name: &str) -> bool {
+        self.hosts.remove(name).is_some()
+    }
+
+    pub(super) fn put_settings(&mut self, settings: &FelixConfiguration) -> bool {
+        put(&mut self.settings, &settings.name, settings.clone())
+    }
+
+    pub(super) fn remove_settings(&mut self, name: &str) -> bool {
+        self.settings.remove(name).is_some()
+    }
+
+    /// Adds nodes, hosts' endpoints and settings to a cluster.
+    pub(super) fn fill(&self, cluster: &mut Cluster) {
+        cluster.host_endpoints = self.hosts.values().cloned().collect();
+        cluster.configurations = self.settings.values().cloned().collect();
+        let mut nodes: BTreeMap<NodeName, Node> = self
+            .nodes
+            .values()
+            .map(|node| (node.name.clone(), self.with_interfaces(node)))
             .collect();
         let own = nodes.entry(self.node.clone()).or_insert_with(|| Node {
             name: self.node.clone(),
@@ -170,108 +107,43 @@ impl Facts {
             interfaces: Vec::new(),
         });
         own.interfaces.clone_from(&self.interfaces);
-
-        nodes.into_values().collect()
+        cluster.nodes = nodes.into_values().collect();
     }
-}
 
-/// Returns whether policy asks about objects of a kind.
-const fn is_asked_about(kind: Kind) -> bool {
-    match kind {
-        Kind::Node
-        | Kind::MeshNode
-        | Kind::WorkloadEndpoint
-        | Kind::FelixConfiguration
-        | Kind::Namespace
-        | Kind::ServiceAccount
-        | Kind::Service
-        | Kind::EndpointSlice
-        | Kind::Tier
-        | Kind::NetworkPolicy
-        | Kind::GlobalNetworkPolicy
-        | Kind::KubernetesNetworkPolicy
-        | Kind::ClusterNetworkPolicy
-        | Kind::StagedNetworkPolicy
-        | Kind::StagedGlobalNetworkPolicy
-        | Kind::StagedKubernetesNetworkPolicy
-        | Kind::NetworkSet
-        | Kind::GlobalNetworkSet
-        | Kind::HostEndpoint
-        | Kind::Profile => true,
-        Kind::IPPool
-        | Kind::IPAMBlock
-        | Kind::BlockAffinity
-        | Kind::IPAMHandle
-        | Kind::ClusterInformation
-        | Kind::MeshConfiguration
-        | Kind::KeyClaim
-        | Kind::AddressClaim
-        | Kind::Pod => false,
-    }
-}
-
-/// Returns another node as policy sees it. Its interfaces are known by what it and its host endpoints say of them:
-/// those that have names, and one for its own addresses.
-fn other(node: &resource::Node, hosts: &[HostEndpoint]) -> Node {
-    let mut interfaces: Vec<Interface> = Vec::new();
-    let mut taken = BTreeSet::new();
-    for host in hosts.iter().filter(|host| host.node == node.name) {
-        if let HostInterface::Named(name) = &host.interface {
-            taken.extend(host.expected_addresses.iter().copied());
-            interfaces.push(Interface {
-                name: name.clone(),
-                addresses: host.expected_addresses.clone(),
-            });
+    /// Returns another node with its interfaces as it and its host endpoints speak of them: those that have names, and
+    /// one for its own addresses.
+    fn with_interfaces(&self, node: &Node) -> Node {
+        let mut named: Vec<Interface> = Vec::new();
+        let mut taken = BTreeSet::new();
+        for host in self.hosts.values().filter(|host| host.node == node.name) {
+            if let HostInterface::Named(name) = &host.interface {
+                taken.extend(host.expected_addresses.iter().copied());
+                named.push(interface(name, host));
+            }
         }
-    }
-    let addresses = node.addresses.iter().map(ipnet::IpNet::addr);
-    let addresses = addresses
-        .filter(|address| !taken.contains(address))
-        .collect();
-    interfaces.insert(
-        0,
-        Interface {
-            name: unnamed(),
-            addresses,
-        },
-    );
+        let mut node = node.clone();
+        for own in &mut node.interfaces {
+            own.addresses.retain(|address| !taken.contains(address));
+        }
+        node.interfaces.extend(named);
 
-    Node {
-        name: node.name.clone(),
-        labels: node.labels.clone(),
-        interfaces,
+        node
     }
 }
 
-/// The name of the interface of another node that is known by its addresses alone.
-fn unnamed() -> InterfaceName {
-    "unnamed".parse().expect("seven letters name an interface")
+fn interface(name: &InterfaceName, host: &HostEndpoint) -> Interface {
+    Interface {
+        name: name.clone(),
+        addresses: host.expected_addresses.clone(),
+    }
 }
 
-/// Returns the services and who answers for them.
-fn of_slices(
-    services: &[&resource::Service],
-    slices: &[&resource::EndpointSlice],
-) -> BTreeMap<ServiceRef, Service> {
-    let mut found = BTreeMap::new();
-    for service in services {
-        let of_service = slices.iter().filter(|slice| {
-            slice.namespace == service.namespace
-                && slice.service.as_deref() == Some(service.name.as_str())
-        });
-        let name = ServiceRef {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-        };
-        let backends = of_service.flat_map(|slice| object::backends(service, slice));
-        found.insert(
-            name,
-            Service {
-                addresses: service.cluster_addresses.clone(),
-                backends: backends.collect(),
-            },
-        );
+/// Puts a value in; returns whether that changed anything.
+fn put<V: PartialEq>(map: &mut BTreeMap<String, V>, name: &str, value: V) -> bool {
+    if map.get(name) == Some(&value) {
+        return false;
     }
+    map.insert(name.to_owned(), value);
 
-    found
+    true
 }

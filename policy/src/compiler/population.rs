@@ -210,6 +210,13 @@ impl Population {
         members.map(|id| &self.members[*id].body)
     }
 
+    /// Returns the names of the profiles that a kin has, in order.
+    pub(super) fn profiles_of(&self, kin: KinId) -> impl Iterator<Item = &str> {
+        let profiles = self.kins.looks(kin).profiles.iter();
+
+        profiles.map(|word| self.words.text(*word))
+    }
+
     pub(super) fn member(&self, id: MemberId) -> &Member {
         &self.members[id]
     }
@@ -225,7 +232,7 @@ impl Population {
             let seat = member.body.pod.as_ref()?;
 
             Some(Pod {
-                name: name(key, seat),
+                name: member.body.pod_name(key),
                 node: NodeName::clone(&seat.node),
                 service_account: seat.account.to_string(),
                 labels: self.own_labels(member.kin),
@@ -238,10 +245,8 @@ impl Population {
 
     /// Returns the network sets.
     pub(super) fn sets(&self) -> impl Iterator<Item = NetworkSet> {
-        let sets = self.keys.iter().filter(|(key, _)| match key.kind {
-            Kind::NetworkSet | Kind::GlobalNetworkSet => true,
-            _ => false,
-        });
+        let is_set = |kind| kind == Kind::NetworkSet || kind == Kind::GlobalNetworkSet;
+        let sets = self.keys.iter().filter(move |(key, _)| is_set(key.kind));
 
         sets.map(|(key, id)| {
             let member = &self.members[*id];
@@ -259,7 +264,9 @@ impl Population {
         let labels = self.kins.looks(kin).labels.iter();
         let text = |word| self.words.text(word).to_owned();
 
-        labels.map(|(key, value)| (text(*key), text(*value))).collect()
+        labels
+            .map(|(key, value)| (text(*key), text(*value)))
+            .collect()
     }
 
     fn node(&mut self, name: &NodeName) -> Arc<NodeName> {
@@ -273,10 +280,19 @@ impl Population {
     }
 }
 
-/// Returns a pod's name.
-pub(super) fn name(key: &ObjectKey, seat: &Seat) -> PodName {
-    PodName {
-        namespace: key.namespace.clone().unwrap_or_default(),
-        name: seat.pod.to_string(),
+impl Body {
+    /// Returns the pod's interface, where it is on this node.
+    pub(super) fn interface(&self) -> Option<&InterfaceName> {
+        self.pod.as_ref()?.interface.as_ref()
+    }
+
+    /// Returns the name of the pod that it is, as the object of this key.
+    pub(super) fn pod_name(&self, key: &ObjectKey) -> PodName {
+        let name = self.pod.as_ref().map(|seat| seat.pod.to_string());
+
+        PodName {
+            namespace: key.namespace.clone().unwrap_or_default(),
+            name: name.unwrap_or_default(),
+        }
     }
 }

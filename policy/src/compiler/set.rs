@@ -122,7 +122,7 @@ impl Sets {
             } = population;
             index.ask(&selector, kins, words)
         });
-        let (shape, fixed) = meaning.fixed(&services.backends_of(&meaning));
+        let (shape, fixed) = meaning.fixed(services.backends_of(&meaning));
         let content = match &meaning {
             Meaning::Selected(..) => Content::Nets {
                 counts: Counts::new(),
@@ -150,6 +150,7 @@ impl Sets {
         for body in ask.iter().flat_map(|ask| population.selected_by(*ask)) {
             self.effort += set.count(body, Way::Comes);
         }
+        set.shape = set.current_shape();
         set.told = set.check(self.most);
         let id = self.sets.insert(set);
         self.by_meaning.insert(meaning, id);
@@ -180,7 +181,7 @@ impl Sets {
                 Meaning::Serving(service.clone(), family),
             ] {
                 if let Some(id) = self.by_meaning.get(&meaning) {
-                    let (_, elements) = meaning.fixed(&services.backends_of(&meaning));
+                    let (_, elements) = meaning.fixed(services.backends_of(&meaning));
                     self.effort += elements.len() as u64;
                     self.sets[*id].replace(elements);
                     self.touched.insert(*id);

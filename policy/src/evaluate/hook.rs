@@ -50,9 +50,13 @@ impl Hooks<'_, '_> {
             return Ok(false);
         };
         let header = self.crossing.before;
-        let endpoint = host.endpoint;
-        let name = self.name(device);
-        let answer = self.ask(endpoint, name, Chain::Untracked, direction, &header);
+        let answer = self.ask(
+            host.endpoint,
+            self.name(device),
+            Chain::Untracked,
+            direction,
+            &header,
+        );
         if answer == Answer::NotAsked {
             return Ok(false);
         }
@@ -78,9 +82,13 @@ impl Hooks<'_, '_> {
             return Ok(false);
         };
         let header = self.crossing.before;
-        let endpoint = host.endpoint;
-        let name = self.name(device);
-        let answer = self.ask(endpoint, name, Chain::PreDnat, Direction::Ingress, &header);
+        let answer = self.ask(
+            host.endpoint,
+            self.name(device),
+            Chain::PreDnat,
+            Direction::Ingress,
+            &header,
+        );
         if answer == Answer::NotAsked {
             return Ok(false);
         }

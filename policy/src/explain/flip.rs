@@ -148,6 +148,7 @@ fn candidates(
                 Verdict::Allow => Action::Deny,
                 Verdict::Deny => Action::Allow,
             },
+            is_contested: matches!(decision.cause, Cause::Rule(_)),
         };
         if decision.verdict == Verdict::Deny {
             found.extend(labels(&evaluator, question, decision));
@@ -249,7 +250,7 @@ fn of_policy(
         let Some(added) = label::missing(selector.expression(), labels) else {
             continue;
         };
-        found.extend(label::change(&pod.name, added).map(|(count, change)| (count, change)));
+        found.extend(label::change(&pod.name, added));
     }
 
     found

@@ -25,6 +25,9 @@ const ENDPOINTS_MAX: usize = 16;
 /// Most others that are tried with each endpoint.
 const PEERS_MAX: usize = 16;
 
+/// Most addresses that are tried of those that one rule means.
+const NAMED_MAX: usize = 3;
+
 /// Most packets that are tried.
 const PACKETS_MAX: usize = 600;
 
@@ -93,12 +96,8 @@ pub(super) fn enforced(cluster: &Cluster, staged: &Policy) -> Option<Cluster> {
 
 /// Returns the key of the policy that a staged one would become.
 fn live(key: &ObjectKey) -> Option<ObjectKey> {
-    let kind = match key.kind {
-        Kind::StagedNetworkPolicy => Kind::NetworkPolicy,
-        Kind::StagedGlobalNetworkPolicy => Kind::GlobalNetworkPolicy,
-        Kind::StagedKubernetesNetworkPolicy => Kind::KubernetesNetworkPolicy,
-        _ => return None,
-    };
+    let name = key.kind.as_str().strip_prefix("Staged")?;
+    let kind = *Kind::ALL.iter().find(|kind| kind.as_str() == name)?;
 
     Some(ObjectKey {
         kind,
@@ -263,7 +262,7 @@ impl Trial<'_> {
                 Direction::Egress => (&rule.destination, &rule.source),
             };
             let port = self.port(rule, near, far);
-            for peer in self.named(far) {
+            for peer in self.named(far, own) {
                 packets.extend(self.packet(own, peer, rule.protocol, port, rule));
             }
         }
@@ -287,8 +286,8 @@ impl Trial<'_> {
         }
     }
 
-    /// Returns addresses that a rule's far side names: of endpoints, else of its networks, else a stranger's.
-    fn named(&self, side: &Side) -> Vec<IpAddr> {
+    /// Returns addresses that a rule's far side names: of endpoints and of its networks, else of anybody.
+    fn named(&self, side: &Side, own: IpAddr) -> Vec<IpAddr> {
         let is_family = |address: &IpAddr| Family::of(*address) == self.family;
         let mut found: Vec<IpAddr> = Vec::new();
         if let Some(selector) = &side.selector {
@@ -297,14 +296,15 @@ impl Trial<'_> {
                 .workloads()
                 .filter(|(_, endpoint)| selector.matches(&endpoint.labels));
             let addresses = selected.flat_map(|(pod, _)| pod.addresses.iter().copied());
-            found.extend(addresses.filter(is_family).take(3));
+            found.extend(addresses.filter(is_family).take(NAMED_MAX));
         }
         let nets = side
             .nets
             .iter()
             .filter(|net| Family::of_net(net) == self.family);
-        found.extend(nets.take(3).map(|net| inside(net)));
+        found.extend(nets.take(NAMED_MAX).map(inside));
         if found.is_empty() {
+            found.extend(self.others(own).into_iter().take(NAMED_MAX));
             found.extend(self.stranger());
         }
 

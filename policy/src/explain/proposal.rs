@@ -28,6 +28,8 @@ pub(super) struct Proposal<'a> {
     pub(super) evaluator: &'a Evaluator<'a>,
     pub(super) question: &'a Question,
     pub(super) action: Action,
+    /// It must come before a policy of the tier; otherwise no rule of the tier matches.
+    pub(super) is_contested: bool,
 }
 
 impl Proposal<'_> {
@@ -53,8 +55,9 @@ impl Proposal<'_> {
         if tier != model::policy::DEFAULT_TIER {
             spec.insert("tier".into(), json!(tier));
         }
-        if let Some(order) = here.and_then(|here| self.order_before(here)) {
-            spec.insert("order".into(), json!(order));
+        let order = here.filter(|_| self.is_contested);
+        if let Some(order) = order.and_then(|here| self.order_before(here)) {
+            spec.insert("order".into(), number(order));
         }
         spec.insert("selector".into(), json!(subject.selector));
         spec.insert("types".into(), json!([types]));
@@ -292,6 +295,11 @@ fn naming(labels: &BTreeMap<String, String>) -> Option<String> {
         .collect();
 
     (!parts.is_empty()).then(|| parts.join(" && "))
+}
+
+/// Writes a number without a fraction where it has none.
+fn number(number: f64) -> Value {
+    serde_json::from_str(&number.to_string()).unwrap_or_else(|_| json!(number))
 }
 
 fn protocol(protocol: Protocol) -> Value {

@@ -1,5 +1,3 @@
-use std::{fs, path::Path};
-
 use model::manifest;
 use serde_json::{Value, json};
 
@@ -9,16 +7,22 @@ use crate::{
     scenario::{PolicyTest, ProbeVerdict},
 };
 
-/// Every case of the conformance suite: what is explained there is what Calico and Kubernetes promise.
+/// The conformance suite: what is explained there is what Calico and Kubernetes promise.
+const FILES: [&str; 6] = [
+    include_str!("../../../tests/conformance/case/change.yaml"),
+    include_str!("../../../tests/conformance/case/host.yaml"),
+    include_str!("../../../tests/conformance/case/kubernetes.yaml"),
+    include_str!("../../../tests/conformance/case/rule.yaml"),
+    include_str!("../../../tests/conformance/case/service.yaml"),
+    include_str!("../../../tests/conformance/case/tier.yaml"),
+];
+
 fn cases() -> Vec<(String, Value)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/case");
     let mut cases = Vec::new();
-    for file in fs::read_dir(folder).unwrap() {
-        let file = file.unwrap().path();
-        let text = fs::read_to_string(&file).unwrap();
-        for (index, value) in manifest::values(&text).into_iter().enumerate() {
-            let place = format!("{} document {}", file.display(), index + 1);
-            cases.push((place, value.unwrap()));
+    for text in FILES {
+        for value in manifest::values(text) {
+            let value = value.unwrap();
+            cases.push((value["metadata"]["name"].to_string(), value));
         }
     }
     assert!(cases.len() > 50, "{} cases", cases.len());
@@ -113,7 +117,11 @@ fn what_is_told_step_by_step_ends_where_the_evaluator_decided() {
     for (place, value) in cases() {
         for (_, _, explanations) in test(&value).explain(&[]).unwrap() {
             for explanation in explanations {
-                rules += explanation.steps.iter().filter(|step| agrees(&place, step)).count();
+                rules += explanation
+                    .steps
+                    .iter()
+                    .filter(|step| agrees(&place, step))
+                    .count();
             }
         }
     }
@@ -125,7 +133,11 @@ fn agrees(place: &str, step: &Step) -> bool {
     let last = step.tiers.last();
     if let Some(tier) = step.by.strip_prefix("end of tier ") {
         let last = last.unwrap();
-        assert_eq!((last.tier.as_str(), last.end), (tier, TierEnd::DefaultDeny), "{place}");
+        assert_eq!(
+            (last.tier.as_str(), last.end),
+            (tier, TierEnd::DefaultDeny),
+            "{place}"
+        );
         return false;
     }
     let Some((policy, rule)) = step.by.split_once(" rule ") else {
@@ -151,10 +163,17 @@ fn every_object_that_is_proposed_turns_the_verdict_round_when_it_is_applied() {
             let [explanation] = &explanations[..] else {
                 continue;
             };
-            for flip in explanation.flips.iter().filter(|flip| flip.changes.len() == flip.manifests.len()) {
+            for flip in explanation
+                .flips
+                .iter()
+                .filter(|flip| flip.changes.len() == flip.manifests.len())
+            {
                 let entry = |report: &crate::scenario::Report| {
                     let mut verdicts = report.verdicts.iter();
-                    verdicts.find(|entry| (entry.step, entry.probe) == (step, probe)).unwrap().verdict
+                    verdicts
+                        .find(|entry| (entry.step, entry.probe) == (step, probe))
+                        .unwrap()
+                        .verdict
                 };
                 if step != 0 {
                     continue;
@@ -164,7 +183,10 @@ fn every_object_that_is_proposed_turns_the_verdict_round_when_it_is_applied() {
                 if resources.is_null() {
                     *resources = json!([]);
                 }
-                resources.as_array_mut().unwrap().extend(flip.manifests.clone());
+                resources
+                    .as_array_mut()
+                    .unwrap()
+                    .extend(flip.manifests.clone());
                 let after = test(&changed).run(&[]).unwrap();
                 assert_eq!(after.errors, before.errors, "{place}: {flip:?}");
                 let expected = match entry(&before) {
@@ -217,7 +239,9 @@ fn a_denied_port_is_named_and_the_policy_that_would_open_it_opens_nothing_else()
     assert_eq!(rules[0].because, ["the destination port 9090 is not 8080"]);
     assert_eq!(
         told.flips[0].changes,
-        ["a NetworkPolicy in shop that selects app == 'api' allows ingress from pods of web where app == 'front' on TCP 9090"]
+        [
+            "a NetworkPolicy in shop that selects app == 'api' allows ingress from pods of web where app == 'front' on TCP 9090"
+        ]
     );
     let changed = shop_with(told.flips[0].manifests[0].clone());
     let verdict = |from: &str, port| ask(&changed, from, "shop/api", port).verdict;
@@ -233,11 +257,46 @@ fn closing_one_connection_leaves_what_nobody_policed_open() {
 
     for flip in &told.flips {
         let changed = shop_with(flip.manifests[0].clone());
-        assert_eq!(ask(&changed, "shop/api", "web/front", 443).verdict, Verdict::Deny);
-        assert_eq!(ask(&changed, "shop/api", "web/front", 80).verdict, Verdict::Allow);
-        assert_eq!(ask(&changed, "web/back", "web/front", 443).verdict, Verdict::Allow);
+        assert_eq!(
+            ask(&changed, "shop/api", "web/front", 443).verdict,
+            Verdict::Deny
+        );
+        assert_eq!(
+            ask(&changed, "shop/api", "web/front", 80).verdict,
+            Verdict::Allow
+        );
+        assert_eq!(
+            ask(&changed, "web/back", "web/front", 443).verdict,
+            Verdict::Allow
+        );
     }
     assert_eq!(told.flips.len(), 2);
+}
+
+#[test]
+fn a_label_that_would_not_help_is_not_proposed() {
+    let document = shop_with(json!({
+        "apiVersion": "projectcalico.org/v3", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "never"},
+        "spec": {"order": 1, "selector": "app == 'api'", "types": ["Ingress"], "ingress": [
+            {"action": "Deny", "source": {"selector": "app == 'back'", "namespaceSelector": "all()"}},
+        ]},
+    }));
+
+    let told = ask(&document, "web/back", "shop/api", 8080);
+
+    assert_eq!(
+        told.steps.last().unwrap().by,
+        "NetworkPolicy shop/never rule 0"
+    );
+    let changes: Vec<_> = told.flips.iter().map(|flip| &flip.changes).collect();
+    assert!(
+        changes
+            .iter()
+            .all(|changes| !changes[0].starts_with("label")),
+        "{changes:?}"
+    );
+    assert_eq!(told.flips[0].manifests[0]["spec"]["order"], 0);
 }
 
 #[test]
@@ -251,10 +310,20 @@ fn what_is_denied_at_both_ends_takes_a_change_at_each() {
     let told = ask(&document, "web/back", "shop/api", 9090);
 
     let flip = &told.flips[0];
-    assert_eq!((flip.changes.len(), flip.manifests.len()), (2, 2), "{flip:#?}");
+    assert_eq!(
+        (flip.changes.len(), flip.manifests.len()),
+        (2, 2),
+        "{flip:#?}"
+    );
     let mut changed = document;
-    changed["resources"].as_array_mut().unwrap().extend(flip.manifests.clone());
-    assert_eq!(ask(&changed, "web/back", "shop/api", 9090).verdict, Verdict::Allow);
+    changed["resources"]
+        .as_array_mut()
+        .unwrap()
+        .extend(flip.manifests.clone());
+    assert_eq!(
+        ask(&changed, "web/back", "shop/api", 9090).verdict,
+        Verdict::Allow
+    );
 }
 
 #[test]
@@ -274,19 +343,33 @@ fn a_staged_policy_is_shown_in_its_place_with_the_packets_that_it_would_drop() {
 
     let ingress = &view.points[1];
     let policies = &ingress.tiers[0].policies;
-    let names: Vec<_> = policies.iter().map(|one| (one.policy.as_str(), one.staged.is_some())).collect();
+    let names: Vec<_> = policies
+        .iter()
+        .map(|one| (one.policy.as_str(), one.staged.is_some()))
+        .collect();
     assert_eq!(
         names,
-        [("StagedNetworkPolicy shop/strict", true), ("NetworkPolicy shop/api", false)]
+        [
+            ("StagedNetworkPolicy shop/strict", true),
+            ("NetworkPolicy shop/api", false)
+        ]
     );
     assert_eq!(ingress.profiles, ["kns.shop", "ksa.shop.default"]);
     let effect = &view.staged[0];
     assert_eq!(effect.shifts[0].from, "web/front");
-    assert_eq!((effect.shifts[0].now, effect.shifts[0].then), (Verdict::Allow, Verdict::Deny));
+    assert_eq!(
+        (effect.shifts[0].now, effect.shifts[0].then),
+        (Verdict::Allow, Verdict::Deny)
+    );
     assert_eq!(effect.differ, effect.shifts.len());
     assert!(effect.tried > effect.differ);
     // What it allows to nobody else stays denied: nothing is opened.
-    assert!(effect.shifts.iter().all(|shift| shift.then == Verdict::Deny));
+    assert!(
+        effect
+            .shifts
+            .iter()
+            .all(|shift| shift.then == Verdict::Deny)
+    );
 }
 
 #[test]

@@ -7,14 +7,64 @@ use model::{
 };
 
 use super::Judge;
+use crate::packet::Header;
 
 /// A rule of the plan, without what only people read.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
-    /// All must hold.
+    /// What is soonest known, beside the rule itself: most rules end here.
+    pub(super) gate: Gate,
+    /// All others must hold, too.
     pub(super) conditions: Box<[Condition]>,
     /// What happens.
     pub(super) statement: Statement,
+}
+
+/// What most rules say first. What is not said here, holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gate {
+    family: Option<Family>,
+    protocol: Option<u8>,
+    /// First and last port of the receiver.
+    ports: Option<(u16, u16)>,
+}
+
+impl Gate {
+    /// Returns whether a packet may match the rule.
+    pub(super) fn admits(&self, header: &Header) -> bool {
+        let has_port = |(first, last): (u16, u16)| {
+            header
+                .ports
+                .is_some_and(|ports| (first..=last).contains(&ports.destination))
+        };
+
+        self.ports.is_none_or(has_port)
+            && self
+                .protocol
+                .is_none_or(|number| header.protocol.0 == number)
+            && self.family.is_none_or(|family| header.family() == family)
+    }
+
+    /// Takes over a condition, if it is one that belongs here.
+    fn takes(&mut self, condition: &Condition) -> bool {
+        if let Condition::Family(family) = condition
+            && self.family.is_none()
+        {
+            self.family = Some(*family);
+        } else if let Condition::Protocol(Sense::Is, number) = condition
+            && self.protocol.is_none()
+        {
+            self.protocol = Some(*number);
+        } else if let Condition::Port(End::Destination, Sense::Is, first, last) = condition
+            && self.ports.is_none()
+        {
+            self.ports = Some((*first, *last));
+        } else {
+            return false;
+        }
+
+        true
+    }
 }
 
 /// A condition on a packet; sets by their numbers.
@@ -75,12 +125,17 @@ pub(super) enum Statement {
 impl Judge {
     /// Takes in a rule, and holds what it speaks of.
     pub(super) fn compile(&mut self, rule: &nft::Rule) -> Rule {
+        let mut gate = Gate::default();
+        let matches = rule.matches.iter();
+        let mut conditions: Vec<_> = matches
+            .map(|condition| self.condition(condition))
+            .filter(|condition| !gate.takes(condition))
+            .collect();
+        conditions.sort_by_key(Condition::searches);
+
         Rule {
-            conditions: rule
-                .matches
-                .iter()
-                .map(|condition| self.condition(condition))
-                .collect(),
+            gate,
+            conditions: conditions.into(),
             statement: self.statement(&rule.statement),
         }
     }
@@ -168,6 +223,11 @@ impl Judge {
 }
 
 impl Condition {
+    /// Returns whether it searches a set, which may be large.
+    const fn searches(&self) -> bool {
+        self.set().is_some()
+    }
+
     /// Returns the set that it looks into.
     const fn set(&self) -> Option<u32> {
         match self {

@@ -222,9 +222,11 @@ impl Judge {
     }
 
     fn holds(&self, rule: &Rule, seen: &Seen<'_>) -> bool {
-        rule.conditions
-            .iter()
-            .all(|condition| self.is(condition, seen))
+        rule.gate.admits(&seen.header)
+            && rule
+                .conditions
+                .iter()
+                .all(|condition| self.is(condition, seen))
     }
 
     fn is(&self, condition: &Condition, seen: &Seen<'_>) -> bool {

@@ -103,6 +103,16 @@ pub enum Difference {
     By(String),
 }
 
+impl Difference {
+    /// Returns whether the verdict is right and only somebody else gave it.
+    pub(super) const fn is_about_who(&self) -> bool {
+        match self {
+            Self::Verdict(_) => false,
+            Self::By(_) => true,
+        }
+    }
+}
+
 /// A protocol, with a port where it has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
@@ -139,6 +149,19 @@ impl Probe {
             let path = error.path().to_string();
             FieldError::new(path, error.into_inner().to_string())
         })
+    }
+
+    /// Returns what is to become of its packets, where it says so.
+    pub(super) fn expected(&self) -> Option<ProbeVerdict> {
+        self.expect.map(|expected| match expected {
+            Expected::Allow => ProbeVerdict::Allow,
+            Expected::Deny => ProbeVerdict::Deny,
+        })
+    }
+
+    /// Returns whether it says from which port its packets come.
+    pub(super) const fn has_source_port(&self) -> bool {
+        self.source_port.is_some()
     }
 
     /// Returns whether it says what is to become of its packets.
@@ -415,11 +438,7 @@ fn difference(
     verdict: ProbeVerdict,
     decisions: &[DecisionEntry],
 ) -> Option<Difference> {
-    let wanted = match probe.expect {
-        Some(Expected::Allow) => ProbeVerdict::Allow,
-        Some(Expected::Deny) => ProbeVerdict::Deny,
-        None => verdict,
-    };
+    let wanted = probe.expected().unwrap_or(verdict);
     if wanted != verdict {
         return Some(Difference::Verdict(wanted.as_str()));
     }

@@ -8,7 +8,7 @@ use std::{
 use model::{
     Kind, Object, ObjectKey, PodName, Resource,
     manifest::{self, Document, Fault, Position},
-    policy::{NamedPort, Profile},
+    policy::{NamedPort, Profile, ServiceRef},
     resource::{FieldError, Namespace, ServiceAccount},
 };
 use serde_json::Value;
@@ -96,6 +96,23 @@ impl State {
 
     pub(super) fn outside(&self) -> &[Outside] {
         &self.outside
+    }
+
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.objects.values()
+    }
+
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    pub(super) fn accounts(&self) -> &[ServiceAccount] {
+        &self.accounts
+    }
+
+    /// Returns whether the topology has a service.
+    pub(super) fn has_service(&self, name: &ServiceRef) -> bool {
+        self.services.iter().any(|service| service.name == *name)
     }
 
     /// Stores objects as an apply does; returns what is wrong with those that were refused.

@@ -7,11 +7,14 @@
 //! ```text
 //! Mesh     a lab whose meshd runs: enable, disable, and what each agent says
 //! Traffic  streams between all that may speak, and what became of them
+//! Download streams that the server carries, and the client only hears
 //! Kernel   what meshd wrote into one node's kernel, as the distribution's own tools print it
 //! service  Kubernetes services, as kube-proxy's rules
 //! Firewalld firewalld itself, on a bus of one node's own
+//! NetworkManager the same of NetworkManager
 //! ```
 
+pub use download::{Crowd, Download, Server, sprinkle};
 pub use firewalld::Firewalld;
 pub use foreign::{await_firewall, condition, set_foreign_firewalls};
 pub use kernel::{Kernel, Sessions};
@@ -19,12 +22,15 @@ pub use mesh::{
     Encryption, Mesh, await_fact, await_settled, await_summary, lan, peer, programs,
     tunnel_addresses,
 };
+pub use networkmanager::NetworkManager;
 pub use traffic::{MOST_GAP, Traffic};
 
+mod download;
 mod firewalld;
 mod foreign;
 mod kernel;
 mod mesh;
+mod networkmanager;
 pub mod service;
 mod traffic;
 mod waiting;

@@ -261,12 +261,20 @@ fn a_rule_for_one_port_is_named_with_it_and_takes_that_port_alone() {
     // One of those that it takes, and what it leaves alone.
     let pod = mesh.pod("default/a");
     let to = mesh.pod("default/c");
-    let [to] = to.addresses().into_iter().filter(std::net::IpAddr::is_ipv4).collect::<Vec<_>>()[..] else {
+    let [to] = to
+        .addresses()
+        .into_iter()
+        .filter(std::net::IpAddr::is_ipv4)
+        .collect::<Vec<_>>()[..]
+    else {
         panic!("one IPv4 address")
     };
     let script = format!("timeout 2 bash -c 'exec 3<>/dev/tcp/{to}/9' 2>&1 || true");
     let said = pod.run("sh", &["-c", &script]);
-    assert!(!said.contains("refused"), "it reached the other pod: {said}");
+    assert!(
+        !said.contains("refused"),
+        "it reached the other pod: {said}"
+    );
     traffic.assert_alive();
     mesh.assert_no_plaintext();
 

@@ -7,9 +7,12 @@
 //! └─────────────────────┘            └─────────────┘
 //! ```
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
-use lab::{End as _, Node, Plaintext, Service};
+use lab::{End as _, Family, Node, Plaintext, Service};
 use netns::{
     Firewalld, Mesh, Traffic, await_fact, await_firewall, programs, set_foreign_firewalls,
 };
@@ -252,4 +255,74 @@ fn a_member_that_is_taken_off_leaves_firewalld_as_it_was() {
     assert_eq!(difference(&before, &firewalld.all()), [""; 0]);
     let left = n1.run("sh", &["-c", "ls /run/meshd"]);
     assert!(!left.lines().any(|file| file == "firewalld"), "{left}");
+}
+
+#[test]
+fn an_uninstall_waits_for_a_firewalld_that_hangs_so_long_and_no_longer() {
+    let (mesh, n1, firewalld) = beside_firewalld();
+    // Whose chains it makes with a zone's first member, and keeps.
+    firewalld.cmd(&["--zone=trusted", "--add-interface=somebody0"]);
+    let before = firewalld.all();
+    set_foreign_firewalls(&mesh, "Open");
+    await_opened(&firewalld, "public");
+    mesh.plaintext(Plaintext::Allowed);
+    let meshd = programs().join("meshd").display().to_string();
+    let uninstall = |options: &str| {
+        let script = format!("{meshd} uninstall {options} 2>&1; echo $?");
+        n1.run("sh", &["-c", &script])
+    };
+
+    firewalld.freeze();
+    let start = Instant::now();
+    let said = uninstall("--force");
+    let taken = start.elapsed();
+    assert!(said.ends_with("\n1\n"), "{said}");
+    assert!(
+        said.contains("firewalld") && said.contains("run it again"),
+        "{said}"
+    );
+    // Fifteen seconds for a look; what is taken back has thirty.
+    assert!(taken < lab::patience(Duration::from_secs(50)), "{taken:?}");
+    let guard = n1.run("nft", &["list", "table", "inet", "meshd"]);
+    assert!(
+        guard.contains("chain barrier"),
+        "what still stands is guarded"
+    );
+
+    firewalld.thaw();
+    let said = uninstall("--force");
+    assert!(said.ends_with("\n0\n"), "{said}");
+    assert_eq!(difference(&before, &firewalld.all()), [""; 0]);
+}
+
+#[test]
+fn a_zone_that_goes_by_source_is_the_administrator_s_and_what_it_drops_is_named() {
+    let (mesh, n1, firewalld) = beside_firewalld();
+    set_foreign_firewalls(&mesh, "Open");
+    await_opened(&firewalld, "public");
+    await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
+    let before = firewalld.list("drop", "ports");
+    // Within a zone all is forwarded: that of one block alone stands between pods.
+    let IpAddr::V4(pod) = mesh.pod("default/c").address(Family::V4) else {
+        panic!("an IPv4 address")
+    };
+    let [a, b, c, d] = pod.octets();
+    let block = format!("{a}.{b}.{c}.{}/26", d & 0xc0);
+
+    for (source, packets) in [
+        ("192.0.2.0/24", "WireGuard packets from peers"),
+        (block.as_str(), "packets"),
+    ] {
+        firewalld.cmd(&["--zone=drop", &format!("--add-source={source}")]);
+        await_firewall(
+            &n1,
+            &format!("what is dropped from {source} is named"),
+            PATIENCE,
+            |text| text.contains("table inet firewalld chain") && text.contains(packets),
+        );
+        assert_eq!(firewalld.list("drop", "ports"), before);
+        firewalld.cmd(&["--zone=drop", &format!("--remove-source={source}")]);
+        await_firewall(&n1, "nothing is dropped", PATIENCE, str::is_empty);
+    }
+    Traffic::between_two(&mesh).assert_alive();
 }

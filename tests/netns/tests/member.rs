@@ -9,10 +9,17 @@
 //! ```
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::time::Duration;
+
 use lab::{
-    End, Family, Lab,
+    End, Family, Lab, Service,
     forge::{self, frame, ip, udp},
 };
+use netns::{await_fact, peer};
+use serde_json::Value;
+
+/// Far less than the two minutes after which the next handshake is due.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_node_that_changes_its_address_keeps_its_connections() {
@@ -37,6 +44,47 @@ fn a_pod_that_comes_is_reached_encrypted_and_one_that_goes_is_gone() {
         b.pod().try_ping(address).is_err(),
         "a pod that is gone answers"
     );
+}
+
+#[test]
+fn a_record_that_was_cleared_and_is_back_leaves_its_peers_as_they_were() {
+    let lab = Lab::new();
+    let [a, b] = lab.mesh(["a", "b"]);
+    let stream = a.connect(&b);
+    let record = || {
+        let node = lab.meshctl(&["get", "node", "b", "-o", "json"]);
+        let node: Value = serde_json::from_str(&node).unwrap();
+        node["metadata"]["annotations"]["meshd.dev/record"].to_string()
+    };
+    let before = record();
+
+    // What a hears of it, it hears at once.
+    a.freeze(Service::Agent);
+    lab.apply(
+        r#"{"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata":
+            {"name": "b", "annotations": {"meshd.dev/record": "nothing"}}}"#,
+    );
+    await_fact("b says again what is true", PATIENCE, || {
+        let now = record();
+        let is_back = now != before && now.contains("Enforced") && now.contains("key");
+        if is_back { Ok(()) } else { Err(now) }
+    });
+    let fresh = lab.add_pod("b", "default/fresh");
+    a.thaw(Service::Agent);
+
+    await_fact("a knows the pod that came later", PATIENCE, || {
+        let pinged = a.pod().try_ping(fresh.address(Family::V4));
+        pinged.map(drop).map_err(|error| format!("{error:?}"))
+    });
+    await_fact("a counts its handshake with b", PATIENCE, || {
+        let reason = peer(&a, "b")["reason"].clone();
+        if reason.is_null() {
+            Ok(())
+        } else {
+            Err(reason.to_string())
+        }
+    });
+    stream.assert_alive();
 }
 
 #[test]

@@ -73,8 +73,12 @@ fn runs(node: &Node, program: &str) -> String {
     node.run("sh", &["-c", script, program]).trim().to_owned()
 }
 
-/// Replaces every agent, then the server: nobody notices, and no session is made anew.
+/// Replaces server and agents: nobody notices, and no session is made anew. The server is never older than an agent,
+/// which may ask it for kinds that only the newer one knows.
 fn replace_agents(mesh: &Mesh, traffic: &Traffic, version: Version) {
+    if version == Version::This {
+        replace_server(mesh, traffic, version);
+    }
     for node in mesh.members() {
         let before = sessions(mesh);
         version.replace(&node, Service::Agent);
@@ -90,6 +94,12 @@ fn replace_agents(mesh: &Mesh, traffic: &Traffic, version: Version) {
             node.name()
         );
     }
+    if version == Version::Previous {
+        replace_server(mesh, traffic, version);
+    }
+}
+
+fn replace_server(mesh: &Mesh, traffic: &Traffic, version: Version) {
     version.replace(&mesh.node("n1"), Service::Server);
     for node in mesh.members() {
         await_connected(&node);

@@ -73,7 +73,8 @@ fn cuts(cluster: &Cluster) -> Vec<Cut> {
     }
     cuts.push(Box::new(|cluster| cluster.configurations.clear()));
     cuts.push(Box::new(|cluster| cluster.services.clear()));
-    for name in cluster.profiles.keys().cloned() {
+    let profiles: Vec<String> = cluster.profiles.keys().cloned().collect();
+    for name in profiles {
         cuts.push(Box::new(move |cluster| {
             cluster.profiles.remove(&name);
         }));

@@ -108,6 +108,14 @@ impl<'a> Machines<'a> {
         })
     }
 
+    /// Returns whether a packet that belongs to no connection, and opens none, gets to where it goes.
+    pub fn pass_stray(&self, packet: &Packet) -> bool {
+        self.hops(packet).iter().all(|hop| {
+            self.cross(hop, Tracked::Invalid, 0, &mut Vec::new())
+                .is_some()
+        })
+    }
+
     /// Returns whether a packet that opens a connection gets to where it goes.
     pub fn pass_new(&self, packet: &Packet) -> bool {
         self.hops(packet)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{constant::REVOKED_MARK, policy::Stage};
+use model::{constant::REVOKED_MARK, policy::Stage, resource::FelixConfiguration};
 use policy::{Cause, Cluster, Evaluator, Outcome, Packet, Place, Verdict};
 use ruleset::{Chance, Machines, document, shrink};
 
@@ -76,6 +76,41 @@ fn what_is_established_passes_until_it_is_revoked() {
     }
 
     assert!(stayed > 1_000 && cut > 1_000, "{stayed} {cut}");
+}
+
+/// A pod neither gets nor sends what is of no connection, unless a setting says so.
+#[test]
+fn what_is_of_no_connection_comes_to_no_pod_and_from_none() {
+    let mut strays = [0, 0];
+    for seed in 0..200 {
+        let mut chance = Chance::new(seed);
+        let mut cluster = chance.cluster();
+        cluster
+            .policies
+            .retain(|policy| policy.stage != Stage::Untracked);
+        let is_set = |settings: &FelixConfiguration| {
+            settings.other.get("disableConntrackInvalidCheck") == Some(&true.into())
+        };
+        if cluster.configurations.iter().any(is_set) {
+            continue;
+        }
+        let machines = Machines::new(&cluster);
+        let packets = (0..50).filter_map(|_| chance.packet(&cluster));
+        // What IPv6 finds neighbours by belongs to no connection, and never to one.
+        for packet in packets.filter(|packet| packet.header.icmp.is_none()) {
+            let hops = machines.hops(&packet);
+            let is_pod = |place: &Place| matches!(place, Place::Pod(_));
+            // What a host says to its own pods nobody is asked about.
+            let comes = is_pod(&packet.to) && hops.last().is_some_and(|hop| hop.iif.is_some());
+            let leaves = is_pod(&packet.from) && !hops.is_empty();
+            if comes || leaves {
+                assert!(!machines.pass_stray(&packet), "seed {seed}\n{packet:?}");
+                strays[usize::from(leaves)] += 1;
+            }
+        }
+    }
+
+    assert!(strays.iter().all(|count| *count > 500), "{strays:?}");
 }
 
 /// Whatever must have decided a packet's way, or it has not been compared.

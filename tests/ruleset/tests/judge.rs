@@ -1,12 +1,15 @@
 //! Connections that are there, judged by the rows, against the evaluator asked about the packets that would open them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 
 use model::{
-    InterfaceName, NodeName, constant::TUNNEL_DEVICE, policy::Stage, resource::WorkloadEndpoint,
+    Family, InterfaceName, NodeName, constant::TUNNEL_DEVICE, policy::Stage,
+    resource::WorkloadEndpoint,
 };
 use policy::{
-    Cluster, Evaluator, Header, Judge, Packet, Place, Translator, Verdict,
+    Cluster, Evaluator, Header, Judge, Packet, Place, Translation, Translator, Verdict,
     compile::{Ruleset, Scene, compile},
     judge::{Connection, Station},
 };
@@ -44,7 +47,7 @@ fn a_connection_is_judged_as_the_packet_that_opened_it() {
             .policies
             .retain(|policy| policy.stage != Stage::Untracked);
         let (evaluator, judges) = (Evaluator::new(&cluster), judges(&cluster));
-        for packet in (0..PACKETS).filter_map(|_| chance.packet(&cluster)) {
+        for packet in packets(&mut chance, &cluster) {
             let found = hops(&cluster, &packet)
                 .iter()
                 .map(|hop| judges[&hop.node].judge(&hop.connection()))
@@ -83,7 +86,7 @@ fn a_judge_that_follows_changes_is_one_that_starts_anew() {
         let mut fresh = Judge::new();
         change(&mut fresh, &Ruleset::default(), &rows);
 
-        for packet in (0..PACKETS).filter_map(|_| chance.packet(&cluster)) {
+        for packet in packets(&mut chance, &cluster) {
             for hop in hops(&cluster, &packet) {
                 let connection = hop.connection();
                 assert_eq!(judge.judge(&connection), fresh.judge(&connection), "{seed}");
@@ -93,6 +96,28 @@ fn a_judge_that_follows_changes_is_one_that_starts_anew() {
     }
 
     assert!(compared > 5_000, "{compared}");
+}
+
+/// Packets, some of which speak to a service, as their first node translates it.
+fn packets(chance: &mut Chance, cluster: &Cluster) -> Vec<Packet> {
+    let mut packets: Vec<_> = (0..PACKETS)
+        .filter_map(|_| chance.packet(cluster))
+        .collect();
+    for packet in packets.iter_mut().step_by(3) {
+        let is_ours = packet.from != Place::Outside && packet.from != packet.to;
+        if is_ours && packet.header.ports.is_some() && packet.translation.is_none() {
+            packet.translation = Some(Translation {
+                address: match packet.header.family() {
+                    Family::V4 => [10, 96, 0, 10].into(),
+                    Family::V6 => [0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10].into(),
+                },
+                port: 443,
+                at: Translator::First,
+            });
+        }
+    }
+
+    packets
 }
 
 fn judges(cluster: &Cluster) -> BTreeMap<NodeName, Judge> {

@@ -30,6 +30,7 @@ pub use mesh::{MeshError, Service, server_place};
 pub use mount::MountError;
 pub use netns::{Netns, NetnsError};
 pub use ping::{Fragments, Ping, PingError};
+pub use probe::{Probe, ProbeError, RawReceiver, Receiver};
 pub use process::{Place, Process, Program};
 pub use site::{Cable, Hands, Owner, Site, SiteError, remove, serve_link};
 pub use sniffer::{
@@ -52,6 +53,7 @@ mod mount;
 mod netlink;
 mod netns;
 mod ping;
+mod probe;
 mod process;
 mod site;
 mod sniffer;

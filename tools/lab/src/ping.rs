@@ -110,7 +110,7 @@ impl Ping {
         netns.run(|| self.send_here())?
     }
 
-    fn send_here(&self) -> Result<Duration, PingError> {
+    pub(crate) fn send_here(&self) -> Result<Duration, PingError> {
         let refused = |error: Errno| PingError::Refused {
             to: self.to,
             source: error.into(),

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 /// Largest answer that is read, in bytes: a status of 5,000 peers takes about 4 MB.
@@ -19,6 +19,31 @@ struct Problem {
 
 /// Asks the agent behind `socket` for `path`.
 pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
+    let request = Request::get(path)
+        .header("host", "meshd")
+        .body(Full::default())?;
+
+    send(socket, request).await
+}
+
+/// Puts a question to the agent behind `socket`.
+pub(crate) async fn post<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    question: &impl Serialize,
+) -> anyhow::Result<T> {
+    let request = Request::post(path)
+        .header("host", "meshd")
+        .header("content-type", "application/json")
+        .body(Full::from(serde_json::to_vec(question)?))?;
+
+    send(socket, request).await
+}
+
+async fn send<T: DeserializeOwned>(
+    socket: &Path,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<T> {
     let stream = UnixStream::connect(socket).await.with_context(|| {
         format!(
             "no agent answers on {}; is meshd.service running?",
@@ -27,9 +52,6 @@ pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyho
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path)
-        .header("host", "meshd")
-        .body(Empty::<Bytes>::new())?;
     let response = sender
         .send_request(request)
         .await

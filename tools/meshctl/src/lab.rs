@@ -17,6 +17,8 @@ mod show;
 mod stream;
 mod up;
 
+pub(crate) use show::held;
+
 /// Builds and uses whole meshes in network namespaces on this machine (needs root).
 #[derive(Debug, clap::Args)]
 #[command(

@@ -16,6 +16,7 @@ mod replay;
 mod selection;
 mod status;
 mod token;
+mod why;
 
 use std::{
     io::{ErrorKind, Write},
@@ -46,6 +47,7 @@ enum Command {
     Describe(describe::Args),
     Config(config::Args),
     Policy(policy::Args),
+    Why(why::Args),
     Replay(replay::Args),
     Token(token::Args),
     Lab(lab::Args),
@@ -65,7 +67,8 @@ fn main() -> ExitCode {
         Command::Describe(args) => wait_for(describe::run(args)),
         Command::Config(args) => wait_for(config::run(args)),
         Command::Token(args) => wait_for(token::run(args)),
-        Command::Policy(args) => policy::run(&args),
+        Command::Policy(args) => policy::run(args),
+        Command::Why(args) => why::run(args),
         Command::Replay(args) => replay::run(&args),
         // No runtime for these: entering namespaces is for a process with one thread.
         Command::Lab(args) => lab::run(args),
@@ -86,7 +89,7 @@ fn main() -> ExitCode {
 
 /// Runs a command that speaks to somebody: from the network namespace that `MESHD_NETNS` names, where it
 /// is set (`meshctl lab env` does).
-fn wait_for(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+fn wait_for<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     if let Ok(netns) = std::env::var("MESHD_NETNS") {
         let place = ::lab::Place {
             netns,

@@ -1,16 +1,18 @@
-//! `meshctl policy`: what policy decides about packets, without sending any.
+//! `meshctl policy`: what policy decides about packets, and what applies to whom.
 
 use std::process::ExitCode;
 
 mod eval;
-mod file;
+pub(crate) mod file;
 mod junit;
+mod live;
+mod show;
 mod test;
 
 /// Tests policy, and says who decides.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  meshctl policy test shop.yaml\n  meshctl policy test policies/*.yaml --junit report.xml\n  meshctl policy eval <shop.json | jq '.verdicts[] | select(.verdict == \"Deny\")'\n\nExit status: 0 as expected, 1 failed, 2 usage, 3 a verdict differs."
+    after_help = "Examples:\n  meshctl policy test shop.yaml\n  meshctl policy test policies/*.yaml --junit report.xml\n  meshctl policy test shop.yaml --live\n  meshctl policy show shop/api-1\n  meshctl policy eval <shop.json | jq '.verdicts[] | select(.verdict == \"Deny\")'\n\nExit status: 0 as expected, 1 failed, 2 usage, 3 a verdict differs."
 )]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -20,6 +22,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Test(test::Args),
+    Show(show::Args),
     /// Reads one policy test as JSON on standard input and writes its verdicts as JSON.
     ///
     /// Succeeds if it could evaluate, whatever the verdicts. docs/policy-test.md describes both.
@@ -27,9 +30,10 @@ enum Command {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match &args.command {
-        Command::Test(args) => test::run(args),
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Test(args) => test::run(&args),
+        Command::Show(args) => show::run(args),
         Command::Eval => eval::run(),
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Split},
     iter::Enumerate,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -109,9 +109,34 @@ struct Tally {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let file = File::open(&args.file)
-        .with_context(|| format!("could not read the recording {}", args.file.display()))?;
-    let mut lines = Lines::new(BufReader::new(file));
+    let (run, tally, difference) = play(&args.file, args.until, args.show)?;
+    run.show(args)?;
+
+    Ok(tally.close(difference.as_deref(), run.has_decisions))
+}
+
+/// Returns the brain as it was so many seconds after the last start that a recording holds, or at its end; a brain that
+/// decides otherwise than the recorded one is reported, and is what it was then.
+pub(crate) fn world(file: &Path, until: Option<f64>) -> anyhow::Result<(World, Moment)> {
+    let (run, _, difference) = play(file, until, Show::Status)?;
+    if let Some(difference) = difference {
+        crate::warn(&format!(
+            "this meshctl decides otherwise than the agent did: {difference}"
+        ));
+    }
+
+    Ok((run.world, run.now))
+}
+
+/// Feeds a recording to a fresh brain, up to where it decides otherwise than it says.
+fn play(
+    file: &Path,
+    until: Option<f64>,
+    show: Show,
+) -> anyhow::Result<(Run, Tally, Option<String>)> {
+    let opened = File::open(file)
+        .with_context(|| format!("could not read the recording {}", file.display()))?;
+    let mut lines = Lines::new(BufReader::new(opened));
     let mut tally = Tally::default();
     let mut run: Option<Run> = None;
     let mut difference = None;
@@ -129,18 +154,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         };
         let run = run.as_mut().context("line 1 is not a recording's header")?;
         let second = recorded.at.since_start().as_secs_f64();
-        if args.until.is_some_and(|until| second > until) {
+        if until.is_some_and(|until| second > until) {
             continue;
         }
-        if let Some(what) = run.follow(*recorded, args.show, &mut tally)? {
+        if let Some(what) = run.follow(*recorded, show, &mut tally)? {
             difference = Some(format!("line {number} ({second:.3} s): {what}"));
             break;
         }
     }
     let run = run.context("the recording is empty")?;
-    run.show(args)?;
 
-    Ok(tally.close(difference.as_deref(), run.has_decisions))
+    Ok((run, tally, difference))
 }
 
 impl<R: BufRead> Lines<R> {

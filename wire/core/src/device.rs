@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::aead::{Aead, AeadFactory};
 use crate::index::LiveIndices;
-use crate::limit::{EVENTS, GREETING_INTERVAL, JITTER};
+use crate::limit::{EVENTS, GREETING_INTERVAL, JITTER, PROMPT_BURST, PROMPT_INTERVAL};
 use crate::{Endpoint, Event, Now, PeerId, PrivateKey, PublicKey, Transmit};
 
 /// Who we are.
@@ -45,6 +45,8 @@ pub(crate) struct Device {
     events: VecDeque<Event>,
     aead: AeadFactory,
     next_greeting: Option<Instant>,
+    /// When as many initiations as at first may be made for packets at once again.
+    prompts_full_at: Option<Instant>,
 }
 
 impl Device {
@@ -60,6 +62,7 @@ impl Device {
             events: VecDeque::new(),
             aead,
             next_greeting: None,
+            prompts_full_at: None,
         }
     }
 
@@ -129,6 +132,21 @@ impl Device {
             .map_or(now.instant, |next| next.max(now.instant));
         self.next_greeting = Some(turn + GREETING_INTERVAL);
         turn
+    }
+
+    /// Takes a turn for an initiation that a packet asks for: now, or the moment of it.
+    pub(crate) fn take_prompt(&mut self, now: Now) -> Result<(), Instant> {
+        let full_at = self
+            .prompts_full_at
+            .map_or(now.instant, |at| at.max(now.instant));
+        let next = full_at + PROMPT_INTERVAL;
+        self.prompts_full_at = Some(next);
+        let at_once = PROMPT_INTERVAL * PROMPT_BURST;
+        if next <= now.instant + at_once {
+            return Ok(());
+        }
+
+        Err(next - at_once)
     }
 
     pub(crate) fn transmit(&mut self, peer: Option<PeerId>, to: Endpoint, datagram: Vec<u8>) {

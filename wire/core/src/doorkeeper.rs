@@ -147,7 +147,8 @@ impl Doorkeeper {
             return Ok(None);
         }
         if checker.mac2_is_right(datagram, source, &mut self.rng, now) {
-            return if self.limiter.allow(source.ip(), now.instant) {
+            let bucket = self.budget.bucket(source.ip());
+            return if self.limiter.allow(bucket, now.instant) {
                 Ok(None)
             } else {
                 Err(Refusal::RateLimited)

@@ -40,6 +40,10 @@ pub(crate) const INITIATION_INTERVAL: Duration = Duration::from_millis(20);
 /// Greetings (the initiations to new peers) leave at this distance, 500 a second: packets have the
 /// rest of the core that computes them.
 pub(crate) const GREETING_INTERVAL: Duration = Duration::from_millis(2);
+/// Initiations that packets ask for are computed where the packets are sent, some 0.15 ms each: so many at once, and
+/// so many a second. What goes beyond waits its turn among the timers, so that packets to others do not wait for it.
+pub(crate) const PROMPT_BURST: u32 = 16;
+pub(crate) const PROMPT_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Age at which the cookie secret is replaced.
 pub(crate) const COOKIE_SECRET_AGE: Duration = Duration::from_secs(120);

@@ -79,7 +79,7 @@ pub(crate) struct CookieBudget {
     per_source: SourceLimiter,
     /// When the strangers' bucket will be full again.
     full_at: Option<Instant>,
-    known: BTreeSet<u64>,
+    known: BTreeSet<IpAddr>,
 }
 
 impl CookieBudget {
@@ -88,17 +88,29 @@ impl CookieBudget {
         if self.known.len() >= SOURCES {
             self.known.clear();
         }
-        self.known.insert(bucket(source));
+        self.known.insert(source.to_canonical());
+    }
+
+    /// Returns what a source is counted under: whoever has completed a handshake, by its own address. A network of
+    /// 64 bits may hold a whole mesh, and a flooder beside it.
+    pub(crate) fn bucket(&self, source: IpAddr) -> Bucket {
+        let source = source.to_canonical();
+        match source {
+            IpAddr::V4(_) => Bucket::Address(source),
+            IpAddr::V6(_) if self.known.contains(&source) => Bucket::Address(source),
+            IpAddr::V6(ip) => Bucket::Network((ip.to_bits() >> 64) as u64),
+        }
     }
 
     /// Takes a cookie for the source, if there is one.
     pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
-        if self.known.contains(&bucket(source)) {
-            return self.per_source.allow(source, now);
+        let bucket = self.bucket(source);
+        if self.known.contains(&source.to_canonical()) {
+            return self.per_source.allow(bucket, now);
         }
         let full_at = self.full_at.map_or(now, |full_at| full_at.max(now));
         let next = full_at + COOKIE_REFILL;
-        if next > now + COOKIE_REFILL * COOKIE_BURST || !self.per_source.allow(source, now) {
+        if next > now + COOKIE_REFILL * COOKIE_BURST || !self.per_source.allow(bucket, now) {
             return false;
         }
         self.full_at = Some(next);
@@ -106,17 +118,25 @@ impl CookieBudget {
     }
 }
 
-/// Token buckets, one per IPv4 address or IPv6 /64.
+/// What handshakes are counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Bucket {
+    /// An IPv4 address, or that of an IPv6 acquaintance.
+    Address(IpAddr),
+    /// The first 64 bits of strangers' IPv6 addresses.
+    Network(u64),
+}
+
+/// Token buckets.
 #[derive(Default)]
 pub(crate) struct SourceLimiter {
     /// When the bucket will be full again.
-    full_at: BTreeMap<u64, Instant>,
+    full_at: BTreeMap<Bucket, Instant>,
 }
 
 impl SourceLimiter {
     /// Takes a token of the source, if there is one.
-    pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
-        let key = bucket(source);
+    pub(crate) fn allow(&mut self, key: Bucket, now: Instant) -> bool {
         if !self.full_at.contains_key(&key) && !self.make_room(now) {
             return false;
         }
@@ -135,15 +155,6 @@ impl SourceLimiter {
             self.full_at.retain(|_, full_at| *full_at > now);
         }
         self.full_at.len() < SOURCES
-    }
-}
-
-/// An IPv4 address as it is; the /64 of an IPv6 address. The two do not meet: no global /64 has 32
-/// leading zero bits.
-fn bucket(source: IpAddr) -> u64 {
-    match source.to_canonical() {
-        IpAddr::V4(ip) => u64::from(ip.to_bits()),
-        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
     }
 }
 
@@ -183,10 +194,15 @@ mod tests {
         }
     }
 
+    /// What a stranger is counted under.
+    fn bucket(ip: &str) -> Bucket {
+        CookieBudget::default().bucket(ip.parse().unwrap())
+    }
+
     #[test]
     fn a_source_gets_five_at_once_and_twenty_a_second() {
         let mut limiter = SourceLimiter::default();
-        let ip = "192.0.2.1".parse().unwrap();
+        let ip = bucket("192.0.2.1");
         let mut granted = |now| (0..100).filter(|_| limiter.allow(ip, now)).count();
         assert_eq!(granted(at(0).instant), 5);
         assert_eq!(granted(after(Duration::from_millis(49)).instant), 0);
@@ -198,11 +214,7 @@ mod tests {
     fn sources_do_not_share_a_bucket_but_a_64_does() {
         let mut limiter = SourceLimiter::default();
         let now = at(0).instant;
-        let mut granted = |ip: &str| {
-            (0..100)
-                .filter(|_| limiter.allow(ip.parse().unwrap(), now))
-                .count()
-        };
+        let mut granted = |ip: &str| (0..100).filter(|_| limiter.allow(bucket(ip), now)).count();
         assert_eq!(granted("192.0.2.1"), 5);
         assert_eq!(granted("192.0.2.2"), 5);
         assert_eq!(granted("2001:db8::1"), 5);
@@ -249,13 +261,32 @@ mod tests {
     }
 
     #[test]
+    fn a_flooder_in_a_friends_network_leaves_it_its_share() {
+        let (mut budget, mut limiter) = (CookieBudget::default(), SourceLimiter::default());
+        let friend = "2001:db8::7".parse().unwrap();
+        budget.remember(friend);
+        let now = at(0).instant;
+        for host in 0..50_000_u128 {
+            let flooder = IpAddr::V6((0x2001_0db8_u128 << 96 | 1 << 32 | host).into());
+            budget.allow(flooder, now);
+            limiter.allow(budget.bucket(flooder), now);
+        }
+
+        let handshakes = (0..100).filter(|_| limiter.allow(budget.bucket(friend), now));
+        assert_eq!(handshakes.count(), 5);
+        let cookies = (0..100).filter(|_| budget.allow(friend, now));
+        assert_eq!(cookies.count(), 5);
+        assert!(!budget.allow("2001:db8::8".parse().unwrap(), now));
+    }
+
+    #[test]
     fn the_table_is_bounded_and_forgets_who_is_quiet() {
         let mut limiter = SourceLimiter::default();
         for i in 0..SOURCES as u32 {
-            assert!(limiter.allow(IpAddr::V4(i.into()), at(0).instant));
+            assert!(limiter.allow(Bucket::Address(IpAddr::V4(i.into())), at(0).instant));
         }
-        assert!(!limiter.allow("203.0.113.1".parse().unwrap(), at(0).instant));
-        assert!(limiter.allow("203.0.113.1".parse().unwrap(), at(1).instant));
+        assert!(!limiter.allow(bucket("203.0.113.1"), at(0).instant));
+        assert!(limiter.allow(bucket("203.0.113.1"), at(1).instant));
         assert_eq!(limiter.full_at.len(), 1);
     }
 }

@@ -119,6 +119,8 @@ pub(crate) struct Peer {
     handshake_sent: Option<Instant>,
     /// Until when initiations are repeated.
     attempts_until: Option<Instant>,
+    /// A packet asked for an initiation, and it waits for its turn (with the timer of greetings).
+    prompted: bool,
     /// Whether this session has already asked for its successor because it nears its end.
     asked_in_last_minute: bool,
     /// Data came while the keepalive timer ran.
@@ -159,6 +161,7 @@ impl Peer {
             initiation: None,
             handshake_sent: None,
             attempts_until: None,
+            prompted: false,
             asked_in_last_minute: false,
             another_keepalive: false,
             seen_timestamp: None,

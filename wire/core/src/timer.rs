@@ -44,6 +44,12 @@ impl Timers {
         self.deadlines[timer as usize] = Some(deadline);
     }
 
+    /// Sets the timer, or sets it forward.
+    pub(crate) fn hasten(&mut self, timer: Timer, deadline: Instant) {
+        let set = self.deadlines[timer as usize];
+        self.set(timer, set.map_or(deadline, |set| set.min(deadline)));
+    }
+
     pub(crate) fn clear(&mut self, timer: Timer) {
         self.deadlines[timer as usize] = None;
     }

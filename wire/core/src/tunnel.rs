@@ -248,6 +248,17 @@ impl Tunnel {
         }
     }
 
+    /// Does what is due at `now` for one peer; returns whether more is. For a caller that lets others have the
+    /// tunnel in between: an initiation takes some 0.15 ms.
+    pub fn handle_one_timeout(&mut self, now: Now) -> bool {
+        let Some(peer) = self.schedule.due(now.instant) else {
+            return false;
+        };
+        self.with_peer(peer, |peer, device| peer.handle_timeout(device, now));
+
+        self.schedule.due(now.instant).is_some()
+    }
+
     /// When [`Tunnel::handle_timeout`] must be called next; exact.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

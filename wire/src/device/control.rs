@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wire_core::{PeerOutcome, Transmit};
+use wire_core::{PeerOutcome, Transmit, Tunnel};
 use zeroize::Zeroizing;
 
 use super::{Shared, SocketLoss};
@@ -135,11 +135,8 @@ impl Control {
     }
 
     fn handle_timeout(&mut self) {
-        self.shared.with_tunnel(&mut self.outbox, |tunnel, now| {
-            if tunnel.poll_timeout().is_some_and(|due| due <= now.instant) {
-                tunnel.handle_timeout(now);
-            }
-        });
+        let handle = |tunnel: &mut Tunnel, now| tunnel.handle_one_timeout(now);
+        while self.shared.with_tunnel(&mut self.outbox, handle) {}
     }
 
     // ── the interface ──

@@ -38,12 +38,18 @@ struct Siege {
     a: End,
     b: End,
     mallory: Namespace,
+    outside: Outside,
 }
 
 impl Siege {
     /// A tunnel that `a` has initiated, and a stranger beside `b`.
     fn new(a: Make, b: Make) -> Self {
-        let (a, b) = pair(a, b, Outside::V4);
+        Self::over(Outside::V4, a, b)
+    }
+
+    /// The same with a tunnel over this family.
+    fn over(outside: Outside, a: Make, b: Make) -> Self {
+        let (a, b) = pair(a, b, outside);
         let mallory = Namespace::new();
         b.namespace.ip(&format!(
             "link add eth1 type veth peer name eth0 netns {}",
@@ -59,8 +65,15 @@ impl Siege {
         b.namespace
             .exec("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0");
         b.namespace.ip("route add 198.18.0.0/15 via 198.51.100.9");
+        b.namespace
+            .ip("route add 2001:db8:100::/40 via 2001:db8:9::9");
         echo(&a.namespace, &b.namespace, b.v4(), [100, 1000]);
-        Self { a, b, mallory }
+        Self {
+            a,
+            b,
+            mallory,
+            outside,
+        }
     }
 
     /// Lets mallory send before and while `work` is done.
@@ -122,7 +135,7 @@ impl Siege {
     fn count_cookies_to_a(&self) {
         self.b.namespace.nft(
             "table inet tally { chain out { type filter hook output priority 0;
-               ip daddr 192.0.2.1 udp length 72 counter
+               oifname eth0 udp length 72 counter
              }
              }",
         );
@@ -132,7 +145,7 @@ impl Siege {
     fn begin_anew(&self) {
         let (a, b) = (&self.a, &self.b);
         a.tunnel.wg(&format!("peer {} remove", b.tunnel.public_key));
-        a.add_peer(b, Some(Outside::V4));
+        a.add_peer(b, Some(self.outside));
     }
 }
 
@@ -183,6 +196,11 @@ fn forged() -> Sources {
     Sources::Forged("198.18.0.0/15".parse().expect("a network"))
 }
 
+/// Sixteen million networks of 64 bits.
+fn forged_v6() -> Sources {
+    Sources::Forged("2001:db8:100::/40".parse().expect("a network"))
+}
+
 #[test]
 fn a_flood_of_handshakes_from_one_address_harms_no_tunnel() {
     stands(Kind::Initiations, Sources::Own, V4);
@@ -192,17 +210,20 @@ fn a_flood_of_handshakes_from_one_address_harms_no_tunnel() {
 #[test]
 fn a_flood_of_handshakes_from_a_hundred_thousand_addresses_harms_no_tunnel() {
     stands(Kind::Initiations, forged(), V4);
+    stands(Kind::Initiations, forged_v6(), V6);
 }
 
 #[test]
 fn a_flood_of_responses_and_cookies_harms_no_tunnel() {
     stands(Kind::Responses, forged(), V4);
-    stands(Kind::Cookies, Sources::Own, V6);
+    stands(Kind::Responses, forged_v6(), V6);
+    stands(Kind::Cookies, forged_v6(), V6);
 }
 
 #[test]
 fn packets_for_sessions_that_do_not_exist_harm_no_tunnel() {
     stands(Kind::Data, forged(), V4);
+    stands(Kind::Data, forged_v6(), V6);
 }
 
 #[test]
@@ -218,9 +239,24 @@ fn datagrams_of_up_to_65507_bytes_harm_no_tunnel() {
 
 /// `a` begins while `b` is flooded, and comes through; whether it needed a cookie in one of so many attempts.
 fn comes_through(a: Make, b: Make, sources: Sources, attempts: usize) -> bool {
-    let siege = Siege::new(a, b);
+    comes_through_over(Outside::V4, a, b, sources, attempts)
+}
+
+/// The same where the tunnel and the flood run over this family.
+fn comes_through_over(
+    outside: Outside,
+    a: Make,
+    b: Make,
+    sources: Sources,
+    attempts: usize,
+) -> bool {
+    let siege = Siege::over(outside, a, b);
     siege.count_cookies_to_a();
-    siege.under(V4, Kind::Initiations, sources, |beats| {
+    let target = match outside {
+        Outside::V4 => V4,
+        Outside::V6 => V6,
+    };
+    siege.under(target, Kind::Initiations, sources, |beats| {
         let (a, b) = (&siege.a.namespace, &siege.b.namespace);
         for _ in 0..attempts {
             if siege.b.make == Make::WireguardGo {
@@ -256,6 +292,18 @@ fn forged_sources_do_not_keep_a_peer_out() {
         Make::Meshwire,
         Make::Meshwire,
         forged(),
+        ATTEMPTS
+    ));
+}
+
+#[test]
+fn forged_networks_of_ipv6_do_not_keep_a_peer_out() {
+    let v6 = Outside::V6;
+    assert!(comes_through_over(
+        v6,
+        Make::Meshwire,
+        Make::Meshwire,
+        forged_v6(),
         ATTEMPTS
     ));
 }

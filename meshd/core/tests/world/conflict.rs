@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use model::{
     Event, Pass,
     conflict::{
-        Conflict, Detour, ForeignRoute, ForeignRule, Membership, NetworkManager, Role, Share, Surroundings, Taken,
-        Traffic,
+        Conflict, Detour, ForeignRoute, ForeignRule, Membership, NetworkManager, Role, Share,
+        Surroundings, Taken, Traffic,
     },
     pass::{Chosen, DeviceBackend, Implementation, IncompleteRow},
     plan::RowKey,

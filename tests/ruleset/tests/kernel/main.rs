@@ -6,6 +6,7 @@ mod machine;
 mod namespace;
 mod packet;
 mod probe;
+mod recheck;
 mod sys;
 
 use std::{

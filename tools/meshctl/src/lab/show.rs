@@ -1,6 +1,6 @@
 //! `meshctl lab wait`, `status`, `list` and `env`: what runs, and where.
 
-use std::{process::ExitCode, time::Instant};
+use std::{process::ExitCode, thread, time::Instant};
 
 use anyhow::Context;
 use comfy_table::{Table, presets};
@@ -199,14 +199,23 @@ pub(crate) fn wait(args: &WaitArgs, asked: Option<&str>) -> anyhow::Result<ExitC
 }
 
 /// The version of every object that agents watch, as the lab's store holds it now.
-fn held(site: &Site) -> anyhow::Result<Vec<Held>> {
-    let credential = site.credential();
-    let credential = Credential::load(&credential)
-        .with_context(|| format!("{} cannot be used", credential.display()))?;
-    // Its address is one of the lab's. Nothing that follows needs the machine's own namespace.
-    server_place(site)
-        .enter_network()
-        .context("the server's namespace cannot be entered")?;
+pub(crate) fn held(site: &Site) -> anyhow::Result<Vec<Held>> {
+    let (path, place) = (site.credential(), server_place(site));
+    let credential =
+        Credential::load(&path).with_context(|| format!("{} cannot be used", path.display()))?;
+    let ask = || {
+        // Its address is one of the lab's: on a thread of its own, which goes there for good.
+        place
+            .enter_network()
+            .context("the server's namespace cannot be entered")?;
+        list_all(credential)
+    };
+
+    thread::scope(|scope| scope.spawn(ask).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn list_all(credential: Credential) -> anyhow::Result<Vec<Held>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

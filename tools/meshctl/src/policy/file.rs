@@ -14,15 +14,15 @@ use policy::scenario::{PolicyTest, Source};
 const MATCHES_MAX: usize = 10_000;
 
 /// A policy test and the objects that it names.
-pub(super) struct Case {
+pub(crate) struct Case {
     /// Where it stands, for people.
-    pub(super) place: String,
-    pub(super) test: PolicyTest,
-    pub(super) sources: Vec<Source>,
+    pub(crate) place: String,
+    pub(crate) test: PolicyTest,
+    pub(crate) sources: Vec<Source>,
 }
 
 /// Reads every policy test of a file.
-pub(super) fn read(path: &Path) -> anyhow::Result<Vec<Case>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Case>> {
     let shown = path.display().to_string();
     let text = text_of(path).with_context(|| format!("cannot read {shown}"))?;
     let folder = match path.parent() {

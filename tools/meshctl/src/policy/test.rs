@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     file::{self, Case},
-    junit,
+    junit, live,
 };
 use crate::{say, status::Output};
 
@@ -24,15 +24,20 @@ const MANY_FILES: usize = 10;
 /// Checks policy tests: a topology, resources, and which packets are to pass.
 ///
 /// Nothing is sent and no cluster is asked: an evaluator of its own decides, which follows the documentation of Calico
-/// and Kubernetes step by step. docs/policy-test.md describes the format.
+/// and Kubernetes step by step. With --live each test is built as a lab on this machine (as root), and its packets are
+/// sent. docs/policy-test.md describes the format.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  meshctl policy test shop.yaml\n  meshctl policy test policies/*.yaml --junit report.xml\n  meshctl policy test shop.yaml -o json | jq '.tests[].failures'\n\nExit status: 0 as expected, 1 a file or a resource cannot be used, 2 usage, 3 a verdict differs."
+    after_help = "Examples:\n  meshctl policy test shop.yaml\n  meshctl policy test policies/*.yaml --junit report.xml\n  meshctl policy test shop.yaml --live\n  meshctl policy test shop.yaml -o json | jq '.tests[].failures'\n\nExit status: 0 as expected, 1 a file or a resource cannot be used, 2 usage, 3 a verdict differs."
 )]
 pub(crate) struct Args {
     /// Files with policy tests; - is the standard input.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+
+    /// Build each test in a lab, and send real packets.
+    #[arg(long)]
+    live: bool,
 
     /// How to print what was found.
     #[arg(short, long, value_enum, default_value_t)]
@@ -50,6 +55,8 @@ pub(super) struct Result {
     /// Why it could not be used.
     pub(super) unusable: Option<String>,
     pub(super) findings: Vec<Finding>,
+    /// What could not be sent, and why.
+    unsent: Vec<String>,
     report: Report,
 }
 
@@ -67,7 +74,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for (index, path) in args.files.iter().enumerate() {
         progress(index, args.files.len());
         match file::read(path) {
-            Ok(cases) => results.extend(cases.iter().map(check)),
+            Ok(cases) => {
+                for case in &cases {
+                    results.push(check(case, args.live.then_some(results.len())));
+                }
+            }
             Err(error) => results.push(unusable(path.display().to_string(), &error)),
         }
     }
@@ -84,18 +95,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(code(&results))
 }
 
-fn check(case: &Case) -> Result {
+/// Checks a case: by the evaluator, or, under a number of its own, in a lab.
+fn check(case: &Case, live: Option<usize>) -> Result {
     let name = match case.test.metadata.name.as_str() {
         "" => case.place.clone(),
         name => format!("{} ({name})", case.place),
     };
-    let report = match case
-        .test
-        .check()
-        .and_then(|()| case.test.run(&case.sources))
-    {
-        Ok(report) => report,
-        Err(error) => return unusable(name, &error.into()),
+    let (report, unsent) = match verdicts(case, live) {
+        Ok(found) => found,
+        Err(error) => return unusable(name, &error),
     };
     let verdicts = report.verdicts.iter().map(|entry| Finding {
         name: question(entry),
@@ -113,8 +121,19 @@ fn check(case: &Case) -> Result {
         name,
         unusable: None,
         findings: verdicts.chain(refused).collect(),
+        unsent,
         report,
     }
+}
+
+fn verdicts(case: &Case, live: Option<usize>) -> anyhow::Result<(Report, Vec<String>)> {
+    case.test.check()?;
+    let Some(number) = live else {
+        return Ok((case.test.run(&case.sources)?, Vec::new()));
+    };
+    let found = live::run(case, number)?;
+
+    Ok((found.report, found.unsent))
 }
 
 fn unusable(name: String, error: &anyhow::Error) -> Result {
@@ -122,11 +141,12 @@ fn unusable(name: String, error: &anyhow::Error) -> Result {
         name,
         unusable: Some(format!("{error:#}")),
         findings: Vec::new(),
+        unsent: Vec::new(),
         report: Report::default(),
     }
 }
 
-fn question(entry: &Entry) -> String {
+pub(super) fn question(entry: &Entry) -> String {
     let mut name = format!(
         "step {} probe {}: {} -> {} {} IPv{}",
         entry.step,
@@ -202,6 +222,11 @@ fn print(results: &[Result]) {
             ));
         }
         say("");
+    }
+    for result in results {
+        for unsent in &result.unsent {
+            say(&format!("{}: not sent: {unsent}", result.name));
+        }
     }
     say(&summary(results));
 }
@@ -286,6 +311,10 @@ fn summary(results: &[Result]) -> String {
     .filter(|(count, _)| *count > 0)
     .map(|(_, text)| text)
     .collect();
+    let unsent: usize = results.iter().map(|result| result.unsent.len()).sum();
+    if unsent > 0 {
+        text.push_str(&format!("{unsent} not sent, "));
+    }
     text.push_str(&if wrong.is_empty() {
         "all as expected".to_owned()
     } else {
@@ -333,6 +362,7 @@ fn as_json(results: &[Result]) -> Value {
                 "unusable": result.unusable,
                 "verdicts": result.report.verdicts,
                 "errors": result.report.errors,
+                "unsent": result.unsent,
                 "failures": failures.collect::<Vec<_>>(),
             })
         })

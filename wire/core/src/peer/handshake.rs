@@ -46,6 +46,26 @@ impl Peer {
         }
     }
 
+    /// A packet wants a session: sends an initiation at once, or when it is this one's turn.
+    pub(super) fn prompt_handshake(&mut self, device: &mut Device, now: Now) {
+        if self.prompted && self.timers.is_set(Timer::Greeting) {
+            return;
+        }
+        let costs = self
+            .handshake_sent
+            .is_none_or(|sent| now.instant >= sent + REKEY_TIMEOUT);
+        if !costs {
+            return self.request_handshake(Demand::New, device, now);
+        }
+        match device.take_prompt(now) {
+            Ok(()) => self.request_handshake(Demand::New, device, now),
+            Err(turn) => {
+                self.prompted = true;
+                self.timers.hasten(Timer::Greeting, turn);
+            }
+        }
+    }
+
     fn initiate(&mut self, device: &mut Device, now: Now) {
         let (Some(endpoint), Some(shared)) = (self.endpoint, self.shared.clone()) else {
             return;

@@ -43,11 +43,13 @@ impl Peer {
     }
 
     fn greet(&mut self, device: &mut Device, now: Now) {
-        let usable = self
-            .keypairs
-            .current()
+        let prompted = std::mem::take(&mut self.prompted);
+        let current = self.keypairs.current();
+        let usable = current
+            .as_ref()
             .is_some_and(|k| k.sends && !k.expired(now.instant));
-        if !usable {
+        let ages = current.is_some_and(|k| k.requires_rekey_after_sending(now.instant));
+        if !usable || prompted && ages {
             self.request_handshake(Demand::New, device, now);
         }
     }

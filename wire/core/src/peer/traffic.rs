@@ -36,7 +36,7 @@ impl Peer {
             return Outbound::Drop(DropReason::NoPrivateKey);
         }
         let Some(batch) = self.take_batch(u64::from(packets), endpoint, now) else {
-            self.request_handshake(Demand::New, device, now);
+            self.prompt_handshake(device, now);
             return Outbound::Queue;
         };
         self.sent_bytes += bytes;
@@ -63,7 +63,7 @@ impl Peer {
             .current()
             .is_some_and(|k| k.requires_rekey_after_sending(now.instant));
         if due {
-            self.request_handshake(Demand::New, device, now);
+            self.prompt_handshake(device, now);
         }
     }
 

@@ -1,4 +1,5 @@
 //! Every timer at its exact moment: nothing a nanosecond before, something on the dot.
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use wire_core::{Event, Message, Now, Outbound, PeerUpdate};
@@ -403,6 +404,53 @@ fn a_packet_does_not_wait_for_the_greeting() {
     assert_eq!(a.outgoing().len(), 1);
     let greeted = (0..100).map(|_| next(&mut a).1.len()).sum::<usize>();
     assert_eq!(greeted, 99);
+}
+
+#[test]
+fn packets_for_a_hundred_peers_at_once_ask_for_a_few_handshakes_at_once_and_all_soon() {
+    let mut a = Node::new(A, after(Duration::ZERO));
+    for number in 10..110 {
+        a.add_peer(number, Some(outer(number)), after(Duration::ZERO));
+    }
+    // All greetings have been sent; nobody answered, and they were given up.
+    let begin = secs(200);
+    while deadline(&a) < begin {
+        next(&mut a);
+    }
+    let packets = (10..110).flat_map(|number| [0, 1].map(|n| packet(A, number, n, 0)));
+    for packet in packets {
+        a.send(&packet, after(begin));
+    }
+    assert_eq!(a.outgoing().len(), 16);
+
+    let mut last = begin;
+    for turn in 1..=84 {
+        let (at, sent) = next(&mut a);
+        assert!(is_initiation(&sent), "{turn}");
+        last = at;
+    }
+    assert_eq!(last, begin + millis(84));
+}
+
+#[test]
+fn a_session_that_ages_is_renewed_though_packets_ask_for_many_others() {
+    let mut pair = Pair::connected();
+    let now = after(secs(120));
+    for number in 10..30 {
+        pair.a.add_peer(number, Some(outer(number)), now);
+        pair.a.send(&packet(A, number, 0, 0), now);
+    }
+    pair.a.send(&packet(A, B, 0, 0), now);
+    let to_b = |sent: Vec<(SocketAddr, Vec<u8>)>| {
+        let to_b = sent.into_iter().filter(|(to, _)| *to == outer(B));
+        to_b.map(|(_, datagram)| datagram).collect::<Vec<_>>()
+    };
+    let sent = to_b(pair.a.outgoing());
+    assert!(sent.len() == 1 && !is_initiation(&sent), "the packet alone");
+
+    let later = after(secs(120) + millis(10));
+    pair.a.handle_timeout(later);
+    assert!(is_initiation(&to_b(pair.a.outgoing())));
 }
 
 #[test]
