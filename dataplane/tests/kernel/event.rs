@@ -52,10 +52,10 @@ fn what_somebody_else_spoils_is_back_within_a_second() {
                 ip("rule").contains("lookup 1")
             }),
             ("nft", "flush ruleset", || {
-                nft("list ruleset").contains("pools_v4")
+                nft("list ruleset").contains("space4")
             }),
-            ("nft", "flush chain inet meshd guard", || {
-                nft("list chain inet meshd guard").contains("drop")
+            ("nft", "flush chain inet meshd barrier", || {
+                nft("list chain inet meshd barrier").contains("drop")
             }),
             ("ip", "addr del 10.0.1.1/32 dev wg.cali", || {
                 ip("addr show dev wg.cali").contains("10.0.1.1/32")
