@@ -94,6 +94,11 @@ impl Translated {
             End::on(left, Make::Meshwire, 1),
             End::on(right, Make::Meshwire, 2),
         );
+        // A link that has just come up may lose its first packets, and a lost handshake is repeated after 5 s only.
+        assert!(
+            reaches(&a.namespace, &b.namespace, [192, 0, 2, 2].into(), PATIENCE),
+            "no way through the translator"
+        );
         b.add_peer(&a, None);
         b.up(1420);
         a.add_peer(&b, Some(Outside::V4));

@@ -166,7 +166,7 @@ fn judge(
         format!("a stranger may {line:?}")
     })?;
     for key in changed {
-        right::check(caller, before.get(key), after.get(key))
+        right::check(caller, key, before, after)
             .map_err(|promise| Broken(format!("{promise}: {line:?}")))?;
         if let Some(object) = after.get(key) {
             is_well_formed(object)?;

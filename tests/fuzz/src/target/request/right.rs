@@ -1,22 +1,67 @@
 //! Who may change what: the table of claims, read a second time and without the store's code.
 
-use model::{Kind, NodeName, Object};
+use model::{Kind, NodeName, Object, ObjectKey, kind::Scope};
 use serde_json::Value;
 use store::Identity;
 
+use super::Everything;
 use crate::target::{Broken, promise};
 
-/// Checks one change that was accepted.
+/// Checks what a call that was accepted did to one object, given all that was stored before and after it.
 pub(super) fn check(
     caller: Option<&Identity>,
-    before: Option<&Object>,
-    after: Option<&Object>,
+    key: &ObjectKey,
+    before: &Everything,
+    after: &Everything,
 ) -> Result<(), Broken> {
     match caller {
         Some(Identity::Admin(_)) => Ok(()),
-        Some(Identity::Node(node)) => of_node(node, before, after),
+        Some(Identity::Node(_)) if key.kind == Kind::Namespace => {
+            with_its_endpoints(key, before, after)
+        }
+        Some(Identity::Node(node)) => of_node(node, before.get(key), after.get(key)),
         None => Err(Broken::new("a stranger changed something")),
     }
+}
+
+/// A namespace that a node's call made or removed: the server's own, empty but for its mark, which came with the
+/// first endpoint in it or went with the last object in it.
+fn with_its_endpoints(
+    key: &ObjectKey,
+    before: &Everything,
+    after: &Everything,
+) -> Result<(), Broken> {
+    let inside = |all: &Everything| -> Vec<Kind> {
+        all.keys()
+            .filter(|other| other.kind.scope() == Scope::Namespaced)
+            .filter(|other| other.namespace.as_deref() == Some(&*key.name))
+            .map(|other| other.kind)
+            .collect()
+    };
+    let (was, is) = (before.get(key), after.get(key));
+    let is_explained = match (was, is) {
+        (None, Some(made)) => is_as_made(made) && inside(after).contains(&Kind::WorkloadEndpoint),
+        (Some(made), None) => is_as_made(made) && inside(after).is_empty(),
+        (Some(_), Some(_)) | (None, None) => false,
+    };
+    promise(is_explained, || {
+        format!("a node's call changed the namespace {was:?} to {is:?}")
+    })
+}
+
+fn is_as_made(namespace: &Object) -> bool {
+    let metadata = &namespace.metadata;
+    let marks: Vec<&str> = metadata.annotations.keys().map(String::as_str).collect();
+
+    marks == ["meshd.dev/made-for-endpoints"]
+        && metadata.labels.is_empty()
+        && spec_is_empty(namespace)
+}
+
+fn spec_is_empty(object: &Object) -> bool {
+    let spec = object.body.get("spec").and_then(Value::as_object);
+
+    spec.is_none_or(serde_json::Map::is_empty)
 }
 
 fn of_node(node: &NodeName, before: Option<&Object>, after: Option<&Object>) -> Result<(), Broken> {
