@@ -196,7 +196,7 @@ fn closed(networks: &BTreeSet<IpNet>) -> Plan {
     };
     let key = ChainKey {
         table: NftFamily::Inet,
-        name: "shut".to_owned(),
+        name: "shut".into(),
     };
     let hook = Hook {
         point: HookPoint::Forward,
@@ -206,7 +206,7 @@ fn closed(networks: &BTreeSet<IpNet>) -> Plan {
     };
     let chain = Chain {
         hook: Some(hook),
-        rules: Vec::new(),
+        rules: Vec::new().into(),
     };
     plan.nft_chains.set(key, chain);
     for network in networks {
@@ -354,7 +354,7 @@ mod tests {
             };
             let chain = Chain {
                 hook: None,
-                rules: Vec::new(),
+                rules: Vec::new().into(),
             };
             wanted.nft_chains.set(key, chain);
         }

@@ -2,11 +2,14 @@
 //!
 //! `dataplane` turns them into netlink messages; `nft list table` shows the result.
 
-use std::net::IpAddr;
+mod name;
+
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use self::name::Name;
 use crate::{Family, InterfaceName};
 
 /// One of our two tables.
@@ -24,7 +27,7 @@ pub struct ChainKey {
     /// The table.
     pub table: NftFamily,
     /// The chain's name; never an nft keyword.
-    pub name: String,
+    pub name: Name,
 }
 
 /// The guard's chains in `inet meshd`; the others there are policy's.
@@ -62,7 +65,7 @@ pub struct Chain {
     /// Where packets enter; `None`: only by a jump.
     pub hook: Option<Hook>,
     /// The rules, in order.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<[Rule]>,
 }
 
 /// Where a base chain hangs.
@@ -121,7 +124,7 @@ pub struct SetKey {
     /// The table.
     pub table: NftFamily,
     /// The set's name; never an nft keyword.
-    pub name: String,
+    pub name: Name,
 }
 
 /// What a set holds.
@@ -170,9 +173,9 @@ pub enum Verdict {
     /// Dropped.
     Drop,
     /// Into another chain, and back behind the rule that asked.
-    Jump(String),
+    Jump(Name),
     /// Into another chain, and from its end to where the chain that asked was called from.
-    Goto(String),
+    Goto(Name),
 }
 
 /// Conditions that must all hold, then what happens.
@@ -185,7 +188,7 @@ pub struct Rule {
     /// What happens.
     pub statement: Statement,
     /// Shown by `nft list`; why the rule is there.
-    pub comment: String,
+    pub comment: Name,
 }
 
 /// A condition on a packet.
@@ -196,21 +199,21 @@ pub enum Match {
     /// Input interface name starts with this (`cali*`).
     IifPrefix(Sense, String),
     /// Input interface is (not) in a set.
-    IifSet(Sense, String),
+    IifSet(Sense, Name),
     /// Output interface is (not) exactly this.
     Oif(Sense, InterfaceName),
     /// Output interface name starts with this.
     OifPrefix(Sense, String),
     /// Output interface is (not) in a set.
-    OifSet(Sense, String),
+    OifSet(Sense, Name),
     /// The packet is of this family.
     Family(Family),
     /// Source address is (not) in a set of this family.
-    Source(Sense, Family, String),
+    Source(Sense, Family, Name),
     /// Destination address is (not) in a set of this family.
-    Destination(Sense, Family, String),
+    Destination(Sense, Family, Name),
     /// Input interface and source address together are (not) in a set of pairs (`iifname . ip saddr @set`).
-    SourceOnInterface(Sense, Family, String),
+    SourceOnInterface(Sense, Family, Name),
     /// Source address is (not) in this network.
     SourceNet(Sense, IpNet),
     /// Destination address is (not) in this network.
@@ -226,10 +229,10 @@ pub enum Match {
     /// Port is (not) in this range, first and last included (after a match of a protocol that has ports).
     Port(End, Sense, u16, u16),
     /// Port is (not) in a set of ranges (after a match of a protocol that has ports).
-    PortSet(End, Sense, String),
+    PortSet(End, Sense, Name),
     /// Address, protocol and port of one end together are (not) in a set of this family. A packet whose protocol has
     /// no ports is read as if it had: the set must hold none of such a protocol.
-    AddressPort(End, Sense, Family, String),
+    AddressPort(End, Sense, Family, Name),
     /// `mark & mask == value` (or not).
     Mark {
         /// Equal or not.
@@ -255,7 +258,7 @@ pub enum Match {
     /// The connection has a translated destination (`ct status dnat`).
     CtDnat,
     /// The connection's original destination is (not) in a set of this family.
-    CtOriginalDestination(Sense, Family, String),
+    CtOriginalDestination(Sense, Family, Name),
     /// The destination is one of the machine's own addresses (`fib daddr type local`).
     DestinationLocal,
     /// The source is one of the machine's own addresses.
@@ -306,13 +309,13 @@ pub enum Statement {
     /// Back to the caller.
     Return,
     /// Into another chain, and back.
-    Jump(String),
+    Jump(Name),
     /// Into another chain; its end is this chain's end.
-    Goto(String),
+    Goto(Name),
     /// What a map of verdicts says of the input interface; an interface that is not in it goes on.
-    InputVerdict(String),
+    InputVerdict(Name),
     /// What a map of verdicts says of the output interface; an interface that is not in it goes on.
-    OutputVerdict(String),
+    OutputVerdict(Name),
     /// Accepted, and no connection is made of it (`notrack accept`; before connection tracking only).
     AcceptUntracked,
     /// Told to whoever listens, and on.
@@ -340,5 +343,5 @@ pub struct Nflog {
     /// The group.
     pub group: u16,
     /// What is said with the packet, at most 127 bytes (`NF_LOG_PREFIXLEN` of linux/netfilter/nf_log.h, less the NUL).
-    pub prefix: String,
+    pub prefix: Name,
 }

@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
     ObjectKey,
-    nft::{Chain, ChainKey, Element, Match, Rule, SetKey, SetKind, Statement, Verdict},
+    nft::{Chain, ChainKey, Element, Match, Name, Rule, SetKey, SetKind, Statement, Verdict},
     policy::{Direction, Profile, Stage},
 };
 
@@ -131,7 +131,7 @@ fn workloads(scene: &Scene, tiers: &Tiers<'_>, verdicts: &mut Verdicts<'_>, rows
                 };
                 let chain = verdicts.add(asked.group(Vec::new()));
 
-                (workload.interface.clone(), Verdict::Goto(chain))
+                (workload.interface.clone(), Verdict::Goto(chain.into()))
             })
             .collect()
     };
@@ -177,15 +177,15 @@ impl Scene {
 
 impl Ruleset {
     /// Returns the names of the sets that rules speak of.
-    fn spoken_of(&self) -> BTreeSet<String> {
-        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+    fn spoken_of(&self) -> BTreeSet<Name> {
+        let rules = self.chains.values().flat_map(|chain| chain.rules.iter());
 
         rules.flat_map(spoken_of).cloned().collect()
     }
 }
 
 /// Returns the names of the sets that a rule speaks of.
-pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &String> {
+pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &Name> {
     let in_matches = rule.matches.iter().filter_map(set_of);
     let in_statement = match &rule.statement {
         Statement::InputVerdict(map) | Statement::OutputVerdict(map) => Some(map),
@@ -207,7 +207,7 @@ pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &String> {
 }
 
 /// Returns the set that a condition looks into.
-const fn set_of(condition: &Match) -> Option<&String> {
+const fn set_of(condition: &Match) -> Option<&Name> {
     match condition {
         Match::IifSet(_, set)
         | Match::OifSet(_, set)

@@ -22,7 +22,7 @@ mod walk;
 
 use model::{
     InterfaceName,
-    nft::{Chain, ChainKey, Element, HookPoint, NftFamily, Policy, SetKey, Verdict as Named},
+    nft::{Chain, ChainKey, Element, HookPoint, Name, NftFamily, Policy, SetKey, Verdict as Named},
 };
 
 use self::{rule::Rule, set::Content, slot::Slots};
@@ -105,7 +105,7 @@ impl Judge {
         if key.table != NftFamily::Inet {
             return;
         }
-        self.bases.retain(|base| base.name != key.name);
+        self.bases.retain(|base| key.name != base.name);
         let Some(chain) = chain else {
             for rule in self.chains.undefine(&key.name).unwrap_or_default() {
                 self.release(&rule);
@@ -124,7 +124,7 @@ impl Judge {
             self.bases.push(Base {
                 point: hook.point.clone(),
                 priority: hook.priority,
-                name: key.name.clone(),
+                name: key.name.to_string(),
                 chain: id,
                 drops: hook.policy == Policy::Drop,
             });
@@ -183,7 +183,7 @@ impl Judge {
 }
 
 /// Returns the chain that a map's verdict leads to.
-fn chain_of(verdict: &Named) -> Option<&String> {
+fn chain_of(verdict: &Named) -> Option<&Name> {
     match verdict {
         Named::Jump(chain) | Named::Goto(chain) => Some(chain),
         Named::Accept | Named::Drop => None,

@@ -269,7 +269,7 @@ fn for_pods() -> Vec<Rule> {
             matches: vec![side],
             counter: true,
             statement: Statement::Accept,
-            comment: comment.to_owned(),
+            comment: comment.into(),
         })
         .collect()
 }

@@ -132,7 +132,7 @@ impl Builder {
             .find(|each| !element::fits(held.kind, each))
         {
             return Err(NftError::Element {
-                set: key.name.clone(),
+                set: key.name.to_string(),
                 element: element.clone(),
             });
         }

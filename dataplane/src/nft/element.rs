@@ -207,8 +207,8 @@ fn read_verdict(attributes: Attributes<'_>) -> Option<Verdict> {
     match u32_be(attributes.find(VERDICT_CODE)?)?.cast_signed() {
         libc::NF_ACCEPT => Some(Verdict::Accept),
         libc::NF_DROP => Some(Verdict::Drop),
-        libc::NFT_JUMP => Some(Verdict::Jump(chain()?)),
-        libc::NFT_GOTO => Some(Verdict::Goto(chain()?)),
+        libc::NFT_JUMP => Some(Verdict::Jump(chain()?.into())),
+        libc::NFT_GOTO => Some(Verdict::Goto(chain()?.into())),
         _ => None,
     }
 }

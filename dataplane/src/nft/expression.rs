@@ -184,8 +184,8 @@ impl List<'_> {
             Statement::Accept => self.verdict(libc::NF_ACCEPT, None),
             Statement::Drop => self.verdict(libc::NF_DROP, None),
             Statement::Return => self.verdict(libc::NFT_RETURN, None),
-            Statement::Jump(chain) => self.verdict(libc::NFT_JUMP, Some(chain)),
-            Statement::Goto(chain) => self.verdict(libc::NFT_GOTO, Some(chain)),
+            Statement::Jump(chain) => self.verdict(libc::NFT_JUMP, Some(chain.as_str())),
+            Statement::Goto(chain) => self.verdict(libc::NFT_GOTO, Some(chain.as_str())),
             Statement::InputVerdict(map) => self.map(Meta::InputName, map),
             Statement::OutputVerdict(map) => self.map(Meta::OutputName, map),
             Statement::AcceptUntracked => {
@@ -424,7 +424,7 @@ impl List<'_> {
         self.compare(Compare::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
     }
 
-    fn verdict(&mut self, code: i32, chain: Option<&String>) {
+    fn verdict(&mut self, code: i32, chain: Option<&str>) {
         self.put("immediate", |data| {
             data.put_be32(1, REGISTER_VERDICT);
             data.nest(2, |nest| {

@@ -155,7 +155,7 @@ fn read_sets(
                 ruleset.sets.insert(
                     SetKey {
                         table: family,
-                        name,
+                        name: name.into(),
                     },
                     held,
                 );
@@ -223,7 +223,7 @@ fn read_chains(
                 ruleset.chains.insert(
                     ChainKey {
                         table: family,
-                        name,
+                        name: name.into(),
                     },
                     row,
                 );
@@ -275,7 +275,7 @@ pub(super) fn counters(socket: &mut Socket) -> Result<Vec<Counter>, NetlinkError
             Some(Counter {
                 chain: ChainKey {
                     table: family,
-                    name: chain,
+                    name: chain.into(),
                 },
                 comment,
                 packets,

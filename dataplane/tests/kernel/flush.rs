@@ -213,7 +213,7 @@ fn plan() -> Plan {
         };
         let chain = Chain {
             hook: Some(hook),
-            rules: vec![rule("guard", [to.clone()], Statement::Drop)],
+            rules: vec![rule("guard", [to.clone()], Statement::Drop)].into(),
         };
         plan.nft_chains.set(key, chain);
     }

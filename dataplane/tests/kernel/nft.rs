@@ -480,7 +480,7 @@ fn with_rule(row: Row, round: u32) -> Row {
         [Match::Protocol(Sense::Is, 6)],
         Statement::Return,
     );
-    chain.rules.push(more);
+    chain.rules = chain.rules.iter().cloned().chain([more]).collect();
     let row = ChainRow::new(key.table, chain);
 
     (NftKey::Chain(key), NftRow::Chain(row))

@@ -157,7 +157,7 @@ fn policy_goes_at_once_whatever_is_refused_behind_it() {
         plan.nft_elements.set(allowed.clone(), ());
         let empty = Chain {
             hook: None,
-            rules: Vec::new(),
+            rules: Vec::new().into(),
         };
         plan.nft_chains.set(chain.clone(), empty);
         dataplane.apply(&mut plan, at(0));
@@ -353,7 +353,7 @@ pub(crate) fn guarded_route(statement: Statement) -> Plan {
         key_of_guard,
         Chain {
             hook: Some(hook),
-            rules: vec![rule],
+            rules: [rule].into(),
         },
     );
     plan.routes

@@ -483,7 +483,13 @@ pub(crate) fn net(text: &str) -> Element {
 }
 
 pub(crate) fn chain(table: NftFamily, name: &str, hook: Option<Hook>, rules: Vec<Rule>) -> Row {
-    let row = ChainRow::new(table, Chain { hook, rules });
+    let row = ChainRow::new(
+        table,
+        Chain {
+            hook,
+            rules: rules.into(),
+        },
+    );
 
     (
         NftKey::Chain(ChainKey {

@@ -277,7 +277,7 @@ fn barrier(wish: &Wish) -> Vec<Rule> {
             "answers for this host's own address",
             vec![
                 Match::CtReply,
-                Match::CtOriginalDestination(Is, family, name("own", family)),
+                Match::CtOriginalDestination(Is, family, name("own", family).into()),
             ],
         ));
         rules.push(to_member);
@@ -292,8 +292,8 @@ fn device_out(wish: &Wish) -> Vec<Rule> {
     for family in covered(wish) {
         rules.extend(outward(family));
         let to_member = vec![
-            Match::Destination(Is, family, name("member", family)),
-            Match::Destination(Not, family, name("openhost", family)),
+            Match::Destination(Is, family, name("member", family).into()),
+            Match::Destination(Not, family, name("openhost", family).into()),
         ];
         rules.extend(foreign_tunnels(to_member, "to a member outside the tunnel"));
     }
@@ -308,23 +308,23 @@ fn device_in(wish: &Wish) -> Vec<Rule> {
         rules.push(drop_counted(
             "from a pod outside the tunnel",
             vec![
-                Match::Source(Is, family, name("space", family)),
-                Match::Source(Not, family, name("member", family)),
-                Match::Source(Not, family, name("take", family)),
+                Match::Source(Is, family, name("space", family).into()),
+                Match::Source(Not, family, name("member", family).into()),
+                Match::Source(Not, family, name("take", family).into()),
             ],
         ));
         rules.push(drop_counted(
             "from a member to a pod outside the tunnel",
             vec![
-                Match::Source(Is, family, name("member", family)),
-                Match::Source(Not, family, name("takehost", family)),
-                Match::Destination(Is, family, name("space", family)),
-                Match::Destination(Not, family, name("own", family)),
+                Match::Source(Is, family, name("member", family).into()),
+                Match::Source(Not, family, name("takehost", family).into()),
+                Match::Destination(Is, family, name("space", family).into()),
+                Match::Destination(Not, family, name("own", family).into()),
             ],
         ));
         let from_member = vec![
-            Match::Source(Is, family, name("member", family)),
-            Match::Source(Not, family, name("takehost", family)),
+            Match::Source(Is, family, name("member", family).into()),
+            Match::Source(Not, family, name("takehost", family).into()),
         ];
         rules.extend(foreign_tunnels(
             from_member,
@@ -341,18 +341,18 @@ fn outward(family: Family) -> [Rule; 2] {
         drop_counted(
             "to a pod outside the tunnel",
             vec![
-                Match::Destination(Is, family, name("space", family)),
-                Match::Destination(Not, family, name("member", family)),
-                Match::Destination(Not, family, name("open", family)),
+                Match::Destination(Is, family, name("space", family).into()),
+                Match::Destination(Not, family, name("member", family).into()),
+                Match::Destination(Not, family, name("open", family).into()),
             ],
         ),
         drop_counted(
             "from a pod to a member outside the tunnel",
             vec![
-                Match::Source(Is, family, name("space", family)),
-                Match::Source(Not, family, name("own", family)),
-                Match::Destination(Is, family, name("member", family)),
-                Match::Destination(Not, family, name("openhost", family)),
+                Match::Source(Is, family, name("space", family).into()),
+                Match::Source(Not, family, name("own", family).into()),
+                Match::Destination(Is, family, name("member", family).into()),
+                Match::Destination(Not, family, name("openhost", family).into()),
             ],
         ),
     ]
@@ -393,7 +393,7 @@ fn translate(own: &Own) -> Vec<Rule> {
                     mask: mark,
                     value: mark,
                 },
-                Match::Destination(Is, family, name("space", family)),
+                Match::Destination(Is, family, name("space", family).into()),
             ];
             let matches = [outward.clone(), marked].concat();
             rules.push(rule(
@@ -404,9 +404,9 @@ fn translate(own: &Own) -> Vec<Rule> {
         }
         let beyond = vec![
             Match::OifSet(Not, tunnel_set().name),
-            Match::Source(Is, family, name("natpool", family)),
-            Match::Destination(Not, family, name("anypool", family)),
-            Match::Destination(Not, family, name("member", family)),
+            Match::Source(Is, family, name("natpool", family).into()),
+            Match::Destination(Not, family, name("anypool", family).into()),
+            Match::Destination(Not, family, name("member", family).into()),
         ];
         let matches = [outward, beyond].concat();
         rules.push(rule("natOutgoing", matches, Statement::Masquerade));
@@ -445,7 +445,7 @@ fn antispoof(wish: &Wish) -> Vec<Rule> {
         rules.extend(ip_in_ip);
     }
     for family in Family::BOTH {
-        let own = Match::SourceOnInterface(Is, family, name("workload", family));
+        let own = Match::SourceOnInterface(Is, family, name("workload", family).into());
         rules.push(accept("a pod's own address", from_pod(vec![own])));
     }
     rules.push(drop_counted(
@@ -491,7 +491,7 @@ fn chain(table: NftFamily, name: &str, hook: Hook, rules: Vec<Rule>) -> Row {
         },
         Chain {
             hook: Some(hook),
-            rules,
+            rules: rules.into(),
         },
     )
 }
@@ -558,7 +558,7 @@ fn tunnel_set() -> SetKey {
 fn set_key(table: NftFamily, base: &str, family: Family) -> SetKey {
     SetKey {
         table,
-        name: name(base, family),
+        name: name(base, family).into(),
     }
 }
 

@@ -745,7 +745,13 @@ fn element(tables: &mut Tables, table: NftFamily, name: &str, element: Element) 
         | Element::InterfaceVerdict(..) => unreachable!("not here"),
     };
     let name = format!("{name}{}", if is_v4 { 4 } else { 6 });
-    tables.elements.insert((SetKey { table, name }, element));
+    tables.elements.insert((
+        SetKey {
+            table,
+            name: name.into(),
+        },
+        element,
+    ));
 }
 
 fn tunnel_route(

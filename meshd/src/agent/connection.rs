@@ -318,7 +318,7 @@ mod tests {
         let mut plan = Plan::default();
         let guard = SetKey {
             table: NftFamily::Inet,
-            name: "member4".to_owned(),
+            name: "member4".into(),
         };
         let address = Element::Address([192, 0, 2, 1].into());
         plan.nft_elements.set((guard, address.clone()), ());
@@ -328,7 +328,7 @@ mod tests {
 
         let set = SetKey {
             table: NftFamily::Inet,
-            name: "selected4_0".to_owned(),
+            name: "selected4_0".into(),
         };
         plan.nft_sets
             .set(set.clone(), SetKind::Addresses(model::Family::V4));
@@ -350,13 +350,13 @@ mod tests {
         let mut plan = Plan::default();
         let chain = ChainKey {
             table: NftFamily::Inet,
-            name: "from_pod".to_owned(),
+            name: "from_pod".into(),
         };
         plan.nft_chains.set(
             chain.clone(),
             Chain {
                 hook: None,
-                rules: Vec::new(),
+                rules: Vec::new().into(),
             },
         );
         let mut failed = Report::default();

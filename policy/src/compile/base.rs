@@ -111,7 +111,7 @@ impl Base {
 
         self.rule(
             Vec::new(),
-            Statement::InputVerdict(map),
+            Statement::InputVerdict(map.into()),
             "the interface's own",
         )
     }
@@ -122,7 +122,7 @@ impl Base {
 
         self.rule(
             Vec::new(),
-            Statement::OutputVerdict(map),
+            Statement::OutputVerdict(map.into()),
             "the interface's own",
         )
     }
@@ -137,7 +137,7 @@ impl Base {
         });
         let chain = Chain {
             hook,
-            rules: self.rules,
+            rules: self.rules.into(),
         };
         rows.chains.insert(verdict::key(self.name), chain);
     }
@@ -146,7 +146,7 @@ impl Base {
         let name = format!("{}_by_interface", self.name);
         let key = SetKey {
             table: NftFamily::Inet,
-            name: name.clone(),
+            name: name.as_str().into(),
         };
         rows.sets.insert(key.clone(), SetKind::InterfaceVerdicts);
         for (interface, verdict) in entries {

@@ -184,7 +184,7 @@ impl<'a> Asked<'a> {
             }
             (TierAction::Pass, Some(after)) => {
                 let comment = tier_comment(first.tier, "ends: Pass");
-                rules.push(plain(Vec::new(), Statement::Goto(after), &comment));
+                rules.push(plain(Vec::new(), Statement::Goto(after.into()), &comment));
             }
             (TierAction::Pass, None) => rules.extend(self.ask(others, group)),
         }
@@ -207,14 +207,14 @@ impl<'a> Asked<'a> {
             group.authors.push(author);
             rules.push(plain(
                 Vec::new(),
-                Statement::Jump(author.chain(direction)),
+                Statement::Jump(author.chain(direction).into()),
                 &comment,
             ));
             if let Some(after) = after.filter(|_| says_pass(policy, direction)) {
                 let comment = tier_comment(tier.tier, "is left");
                 rules.push(plain(
                     vec![marked(PASS_MARK)],
-                    Statement::Goto(after.clone()),
+                    Statement::Goto(after.as_str().into()),
                     &comment,
                 ));
             }
@@ -238,7 +238,7 @@ impl<'a> Asked<'a> {
             let author = Author::Profile(profile);
             group.authors.push(author);
             let comment = name::comment(&format!("Profile {}", profile.name), "is asked");
-            let jump = Statement::Jump(author.chain(direction));
+            let jump = Statement::Jump(author.chain(direction).into());
             rules.push(plain(Vec::new(), jump, &comment));
         }
         let comment = "no policy and no profile allows it".to_owned();

@@ -143,7 +143,7 @@ fn local(options: &Options, ingress: Answers, egress: Answers, admits: bool, row
         .established()
         .rule(
             vec![Match::CtDnat, Match::SourceLocal],
-            Statement::Goto(TRANSLATED.to_owned()),
+            Statement::Goto(TRANSLATED.into()),
             "its way is known now",
         )
         .write(rows);
@@ -164,7 +164,9 @@ fn answers(
         // doNotTrack holds for interfaces with an endpoint of their own.
         let is_asked = question.point != Point::Untracked || interface.is_some();
         let chain = is_asked.then(|| ask(place, question, head(question, options)));
-        let verdict = chain.flatten().map_or(Verdict::Accept, Verdict::Goto);
+        let verdict = chain
+            .flatten()
+            .map_or(Verdict::Accept, |chain| Verdict::Goto(chain.into()));
         match interface {
             Some(interface) => answers.entries.push((interface.clone(), verdict)),
             None => answers.other = Some(verdict),

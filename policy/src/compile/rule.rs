@@ -188,7 +188,7 @@ fn addresses(
             }
             End::Destination => {
                 let set = sets(Meaning::Serving(service.clone(), family))?;
-                Match::AddressPort(end, Sense::Is, family, set)
+                Match::AddressPort(end, Sense::Is, family, set.into())
             }
         });
     }
@@ -273,7 +273,7 @@ fn numbers(
 
     Ok(Some(match *ranges {
         [(first, last)] => Match::Port(end, sense, first, last),
-        _ => Match::PortSet(end, sense, sets(Meaning::Ports(ranges))?),
+        _ => Match::PortSet(end, sense, sets(Meaning::Ports(ranges))?.into()),
     }))
 }
 
@@ -304,7 +304,7 @@ fn names(
         family,
     })?;
 
-    Ok(Some(Match::AddressPort(end, sense, family, set)))
+    Ok(Some(Match::AddressPort(end, sense, family, set.into())))
 }
 
 /// Returns ranges of ports in order, those that touch or overlap as one.
@@ -337,8 +337,8 @@ fn on_net(end: End, sense: Sense, net: IpNet) -> Match {
 
 fn on_set(end: End, sense: Sense, family: Family, set: String) -> Match {
     match end {
-        End::Source => Match::Source(sense, family, set),
-        End::Destination => Match::Destination(sense, family, set),
+        End::Source => Match::Source(sense, family, set.into()),
+        End::Destination => Match::Destination(sense, family, set.into()),
     }
 }
 

@@ -238,7 +238,7 @@ impl<'a> Sets<'a> {
     pub(super) fn write(&self, rows: &mut Ruleset) {
         let spoken_of = rows.spoken_of();
         for (name, content) in &self.found {
-            if !spoken_of.contains(name) {
+            if !spoken_of.contains(name.as_str()) {
                 continue;
             }
             let key = key(name);
@@ -254,7 +254,7 @@ impl<'a> Sets<'a> {
 pub(crate) fn key(name: &str) -> SetKey {
     SetKey {
         table: NftFamily::Inet,
-        name: name.to_owned(),
+        name: name.into(),
     }
 }
 

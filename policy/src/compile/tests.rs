@@ -313,7 +313,7 @@ fn leads_to_in(rows: &Ruleset, map: &str, interface: &str) -> String {
             return None;
         };
 
-        (*key == set && name.as_str() == interface).then(|| chain.clone())
+        (*key == set && name.as_str() == interface).then(|| chain.to_string())
     });
 
     found.next().unwrap()

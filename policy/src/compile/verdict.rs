@@ -199,7 +199,15 @@ impl<'a> Verdicts<'a> {
         let admissions = admissions.into_iter().map(Admission::chain);
         let chains = self.chains.into_iter().chain(admissions);
         let rows = chains
-            .map(|(name, rules)| (key(&name), Chain { hook: None, rules }))
+            .map(|(name, rules)| {
+                (
+                    key(&name),
+                    Chain {
+                        hook: None,
+                        rules: rules.into(),
+                    },
+                )
+            })
             .collect();
         let refused = self.refused.into_iter();
 
@@ -238,8 +246,8 @@ impl Writing<'_> {
         let statement = match action {
             Action::Allow => match self.allow {
                 Allow::Accept => Statement::Accept,
-                Allow::Admit => Statement::Goto(ADMIT.to_owned()),
-                Allow::AdmitUntracked => Statement::Goto(ADMIT_UNTRACKED.to_owned()),
+                Allow::Admit => Statement::Goto(ADMIT.into()),
+                Allow::AdmitUntracked => Statement::Goto(ADMIT_UNTRACKED.into()),
             },
             Action::Deny => drop(self.options, self.direction, comment),
             Action::Log => Statement::Log(nflog(self.direction, comment)),
@@ -319,7 +327,7 @@ fn drop(options: &Options, direction: Direction, comment: &str) -> Statement {
 pub(crate) fn key(name: &str) -> ChainKey {
     ChainKey {
         table: NftFamily::Inet,
-        name: name.to_owned(),
+        name: name.into(),
     }
 }
 
@@ -329,7 +337,7 @@ pub(super) fn counted(matches: Vec<Match>, statement: Statement, comment: String
         matches,
         counter: true,
         statement,
-        comment,
+        comment: comment.into(),
     }
 }
 
@@ -339,7 +347,7 @@ pub(super) fn plain(matches: Vec<Match>, statement: Statement, comment: &str) ->
         matches,
         counter: false,
         statement,
-        comment: comment.to_owned(),
+        comment: comment.into(),
     }
 }
 
@@ -375,6 +383,6 @@ fn nflog(direction: Direction, comment: &str) -> Nflog {
             Direction::Ingress => INGRESS_LOG,
             Direction::Egress => EGRESS_LOG,
         },
-        prefix: comment.to_owned(),
+        prefix: comment.into(),
     }
 }

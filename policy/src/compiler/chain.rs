@@ -212,7 +212,9 @@ impl Chains {
         let (rules, refusal) = author.write(chain.direction, sources.options, &mut naming);
         self.effort += rules.len() as u64;
         let spoken = rules.iter().flat_map(spoken_of);
-        let spoken = spoken.filter_map(|name| names.get(name).copied()).collect();
+        let spoken = spoken
+            .filter_map(|name| names.get(name.as_str()).copied())
+            .collect();
         chain.replace_sets(id, asked, spoken, sources.sets);
         let author = chain.author.clone();
         let refusal = refusal.map(|refusal| refusal.to_string());
@@ -368,6 +370,9 @@ fn take_out(name: &str) -> Change {
     Change::Unset(RowKey::Chain(key(name)))
 }
 
-const fn chain(rules: Vec<Rule>) -> Chain {
-    Chain { hook: None, rules }
+fn chain(rules: Vec<Rule>) -> Chain {
+    Chain {
+        hook: None,
+        rules: rules.into(),
+    }
 }

@@ -262,7 +262,7 @@ impl Locals {
         let places = [(EGRESS_MAPS[0], 0), (EGRESS_MAPS[1], 0), (INGRESS_MAP, 1)];
         for (map, way) in places {
             let element = |door: &[String; 2]| {
-                let verdict = Verdict::Goto(door[way].clone());
+                let verdict = Verdict::Goto(door[way].as_str().into());
                 Element::InterfaceVerdict(interface.clone(), verdict)
             };
             let (before, now) = (former.as_ref().map(element), door.as_ref().map(element));
@@ -320,7 +320,7 @@ impl Locals {
         for (interface, door) in &self.doors {
             let places = [(EGRESS_MAPS[0], 0), (EGRESS_MAPS[1], 0), (INGRESS_MAP, 1)];
             rows.elements.extend(places.map(|(map, way)| {
-                let verdict = Verdict::Goto(door[way].clone());
+                let verdict = Verdict::Goto(door[way].as_str().into());
                 let element = Element::InterfaceVerdict(interface.clone(), verdict);
 
                 (key(map), element)

@@ -242,7 +242,7 @@ mod tests {
     fn an_interface_may_change_chains_in_any_order() {
         let name: InterfaceName = "cali1".parse().unwrap();
         let entry =
-            |chain: &str| Element::InterfaceVerdict(name.clone(), Verdict::Goto(chain.to_owned()));
+            |chain: &str| Element::InterfaceVerdict(name.clone(), Verdict::Goto(chain.into()));
         let mut content = Content::default();
         content.insert(&entry("b"), Some(2));
 

@@ -30,7 +30,7 @@ pub fn read(listing: &str) -> Ruleset {
                 key,
                 Chain {
                     hook,
-                    rules: Vec::new(),
+                    rules: Vec::new().into(),
                 },
             );
         } else if let Some(rule) = entry.get("rule") {
@@ -39,7 +39,7 @@ pub fn read(listing: &str) -> Ruleset {
         }
     }
     for (chain, rules) in rules {
-        rows.chains.get_mut(&chain_key(&chain)).unwrap().rules = rules;
+        rows.chains.get_mut(&chain_key(&chain)).unwrap().rules = rules.into();
     }
 
     rows
@@ -48,7 +48,7 @@ pub fn read(listing: &str) -> Ruleset {
 fn read_set(set: &Value, rows: &mut Ruleset) {
     let key = SetKey {
         table: NftFamily::Inet,
-        name: text(&set["name"]).to_owned(),
+        name: text(&set["name"]).into(),
     };
     let is_interval = set.get("flags").is_some();
     let kind = match &set["type"] {
@@ -102,8 +102,8 @@ fn verdict(value: &Value) -> Verdict {
     match word {
         "accept" => Verdict::Accept,
         "drop" => Verdict::Drop,
-        "jump" => Verdict::Jump(text(&what["target"]).to_owned()),
-        "goto" => Verdict::Goto(text(&what["target"]).to_owned()),
+        "jump" => Verdict::Jump(text(&what["target"]).into()),
+        "goto" => Verdict::Goto(text(&what["target"]).into()),
         other => panic!("a verdict {other}"),
     }
 }
@@ -136,7 +136,7 @@ fn read_rule(rule: &Value) -> Rule {
         matches: Vec::new(),
         counter: false,
         statement: Statement::Continue,
-        comment: rule.get("comment").map(text).unwrap_or_default().to_owned(),
+        comment: rule.get("comment").map(text).unwrap_or_default().into(),
     };
     for expression in array(&rule["expr"]) {
         let (word, what) = word(expression);
@@ -160,18 +160,18 @@ fn statement(word: &str, what: &Value, before: Statement) -> Statement {
         ("accept", Statement::Continue) => Statement::Accept,
         ("drop", Statement::Continue) => Statement::Drop,
         ("return", Statement::Continue) => Statement::Return,
-        ("jump", Statement::Continue) => Statement::Jump(target()),
-        ("goto", Statement::Continue) => Statement::Goto(target()),
+        ("jump", Statement::Continue) => Statement::Jump(target().into()),
+        ("goto", Statement::Continue) => Statement::Goto(target().into()),
         ("notrack", Statement::Continue) => Statement::AcceptUntracked,
         ("log", Statement::Continue) => Statement::Log(Nflog {
             group: port(&what["group"]),
-            prefix: text(&what["prefix"]).to_owned(),
+            prefix: text(&what["prefix"]).into(),
         }),
         ("vmap", Statement::Continue) => {
             let map = text(&what["data"]).trim_start_matches('@').to_owned();
             match text(&what["key"]["meta"]["key"]) {
-                "iifname" => Statement::InputVerdict(map),
-                "oifname" => Statement::OutputVerdict(map),
+                "iifname" => Statement::InputVerdict(map.into()),
+                "oifname" => Statement::OutputVerdict(map.into()),
                 other => panic!("a map of {other}"),
             }
         }
@@ -228,7 +228,7 @@ fn on_endpoint(parts: &Value, sense: Sense, right: &Value) -> Vec<Match> {
     let end = end(text(&address["field"]));
     assert_eq!(end, self::end(text(&port["field"])));
     let family = family(text(&address["protocol"]));
-    let condition = Match::AddressPort(end, sense, family, set(right).unwrap());
+    let condition = Match::AddressPort(end, sense, family, set(right).unwrap().into());
     match text(&port["protocol"]) {
         "th" => vec![condition],
         named => vec![Match::Protocol(Sense::Is, number(named)), condition],
@@ -265,7 +265,7 @@ fn on_payload(what: &Value, sense: Sense, right: &Value) -> Vec<Match> {
         "ip" | "ip6" => vec![on_address(end(field), sense, family(protocol), right)],
         "tcp" | "udp" | "sctp" => {
             let condition = match set(right) {
-                Some(set) => Match::PortSet(end(field), sense, set),
+                Some(set) => Match::PortSet(end(field), sense, set.into()),
                 None => {
                     let (first, last) = ports(right);
                     Match::Port(end(field), sense, first, last)
@@ -324,8 +324,8 @@ fn joined(conditions: Vec<Match>) -> Vec<Match> {
 
 fn on_address(end: End, sense: Sense, family: Family, right: &Value) -> Match {
     match (set(right), end) {
-        (Some(set), End::Source) => Match::Source(sense, family, set),
-        (Some(set), End::Destination) => Match::Destination(sense, family, set),
+        (Some(set), End::Source) => Match::Source(sense, family, set.into()),
+        (Some(set), End::Destination) => Match::Destination(sense, family, set.into()),
         (None, End::Source) => Match::SourceNet(sense, net(right)),
         (None, End::Destination) => Match::DestinationNet(sense, net(right)),
     }
@@ -427,6 +427,6 @@ fn text(value: &Value) -> &str {
 fn chain_key(name: &str) -> ChainKey {
     ChainKey {
         table: NftFamily::Inet,
-        name: name.to_owned(),
+        name: name.into(),
     }
 }

@@ -83,16 +83,16 @@ fn walk(rows: &Ruleset, key: &ChainKey, seen: &mut Seen, depth: usize) -> Flow {
         .chains
         .get(key)
         .unwrap_or_else(|| panic!("no chain {key:?}"));
-    let named = |name: &String| ChainKey {
+    let named = |name: &str| ChainKey {
         table: key.table,
-        name: name.clone(),
+        name: name.into(),
     };
-    for rule in &chain.rules {
+    for rule in chain.rules.iter() {
         if !rule.matches.iter().all(|each| holds(rows, each, seen)) {
             continue;
         }
         seen.trace.push(format!("{}: {}", key.name, rule.comment));
-        let called = |name: &String, seen: &mut Seen| walk(rows, &named(name), seen, depth + 1);
+        let called = |name: &str, seen: &mut Seen| walk(rows, &named(name), seen, depth + 1);
         match &rule.statement {
             Statement::Accept => return Flow::Accept,
             Statement::AcceptUntracked => {
@@ -132,7 +132,7 @@ fn walk(rows: &Ruleset, key: &ChainKey, seen: &mut Seen, depth: usize) -> Flow {
 fn obey(
     verdict: &Verdict,
     seen: &mut Seen,
-    called: &impl Fn(&String, &mut Seen) -> Flow,
+    called: &impl Fn(&str, &mut Seen) -> Flow,
 ) -> Option<Flow> {
     match verdict {
         Verdict::Accept => Some(Flow::Accept),
@@ -157,7 +157,7 @@ fn entry(rows: &Ruleset, map: &str, device: Option<&str>) -> Option<Verdict> {
 fn elements<'a>(rows: &'a Ruleset, set: &str) -> impl Iterator<Item = &'a Element> + use<'a> {
     let key = SetKey {
         table: NftFamily::Inet,
-        name: set.to_owned(),
+        name: set.into(),
     };
     assert!(rows.sets.contains_key(&key), "no set {set}");
     let least = (key.clone(), Element::Net("0.0.0.0/0".parse().unwrap()));

@@ -242,7 +242,7 @@ impl Machine {
             });
             match rule.map(|rule| (&rule.statement, &rule.comment)) {
                 Some((Statement::Accept | Statement::Return, _)) => {}
-                Some((Statement::Drop, comment)) => return Some(comment.clone()),
+                Some((Statement::Drop, comment)) => return Some(comment.to_string()),
                 Some((statement, _)) => panic!("{statement:?} in {key:?}"),
                 None if hook.policy == Policy::Drop => return Some("policy".into()),
                 None => {}
@@ -258,7 +258,7 @@ impl Machine {
         let in_set = |name: &str, element: &dyn Fn(&Element) -> bool| {
             let key = SetKey {
                 table,
-                name: name.to_owned(),
+                name: name.into(),
             };
             let rows = self.rows.elements.range((key.clone(), LOWEST)..);
             rows.take_while(|(set, _)| *set == key)

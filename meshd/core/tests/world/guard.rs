@@ -236,7 +236,7 @@ fn behind_every_way_into_the_tunnel_stands_one_that_leads_nowhere() {
 
 /// Whether a chain of a table lets a packet pass.
 fn passes(plan: &Plan, table: NftFamily, name: &str, packet: Packet) -> bool {
-    for rule in &chain(plan, table, name).rules {
+    for rule in chain(plan, table, name).rules.iter() {
         if !rule
             .matches
             .iter()
@@ -304,7 +304,7 @@ fn elements<'a>(
 ) -> impl Iterator<Item = &'a Element> + use<'a> {
     let set = SetKey {
         table,
-        name: name.to_owned(),
+        name: name.into(),
     };
     assert!(plan.nft_sets.get(&set).is_some(), "no set {name}");
     let all = plan.nft_elements.rows().keys();
