@@ -1,7 +1,7 @@
 //! The kernel's table of connections: which there are, and one bit of ours in their marks.
 //!
 //! ```text
-//! kernel ──one dump, 32 KiB at a time──▶ Entry ──whoever judges──▶ Mark ──batches──▶ kernel
+//! kernel ──one dump, or few by name────▶ Entry ──whoever judges──▶ Mark ──batches──▶ kernel
 //! ```
 //!
 //! Only connections of conntrack zone 0 are looked at: other zones are other programs'. Only the bit that is asked
@@ -14,18 +14,22 @@
 //! ended.
 
 mod entry;
+mod short;
 mod way;
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeSet};
 
-use self::entry::{IPS_DYING, attribute};
 pub use self::{
     entry::{Entry, Tuple},
     way::{WayError, Ways},
 };
+use self::{
+    entry::{IPS_DYING, attribute},
+    short::{Name, ShortList},
+};
 use crate::{
     OpenError,
-    netlink::{Attributes, Message, Protocol, Received, Refusal, Socket},
+    netlink::{Attributes, Message, NetlinkError, Protocol, Received, Refusal, Socket, flag},
 };
 
 /// Bytes of `struct nfgenmsg` (linux/netfilter/nfnetlink.h).
@@ -45,6 +49,7 @@ const GENERATIONS: usize = 4;
 pub struct Conntrack {
     listing: Socket,
     telling: Socket,
+    short: ShortList,
 }
 
 /// Which connections are looked at.
@@ -76,6 +81,8 @@ pub struct Tally {
     pub set: u64,
     /// Those that had the bit and have it no longer.
     pub cleared: u64,
+    /// Those that have the bit in the end, among all that were looked at.
+    pub marked: u64,
 }
 
 /// Why connections could not be read or marked.
@@ -96,6 +103,7 @@ pub enum ConntrackError {
 struct Round<'a, W> {
     telling: &'a mut Socket,
     bit: u32,
+    among: Among,
     wish: W,
     tally: Tally,
     pending: Vec<Message>,
@@ -108,6 +116,7 @@ impl Conntrack {
         Ok(Self {
             listing: Socket::open(Protocol::Netfilter)?,
             telling: Socket::open(Protocol::Netfilter)?,
+            short: ShortList::open(),
         })
     }
 
@@ -132,28 +141,68 @@ impl Conntrack {
         among: Among,
         wish: impl FnMut(&Entry) -> Mark,
     ) -> Result<Tally, ConntrackError> {
-        let mut request = Message::new(GET, 0, &header(libc::AF_UNSPEC));
-        if among == Among::Marked {
-            request.put_be32(attribute::MARK, bit);
-            request.put_be32(attribute::MARK_MASK, bit);
-        }
+        let names = self
+            .short
+            .names(&mut self.listing)
+            .map_err(|error| ConntrackError::List(Box::new(error)))?;
         let round = RefCell::new(Round {
             telling: &mut self.telling,
             bit,
+            among,
             wish,
             tally: Tally::default(),
             pending: Vec::new(),
             failure: None,
         });
 
-        self.listing
-            .dump(request, |message| -> Option<()> {
-                round.borrow_mut().look(message);
-                None
-            })
-            .map_err(|error| ConntrackError::List(Box::new(error)))?;
+        let look = |message: &Received<'_>| round.borrow_mut().look(message);
+        match names {
+            Some(names) => by_name(&mut self.listing, &names, look),
+            None => dump(&mut self.listing, bit, among, look),
+        }
+        .map_err(|error| ConntrackError::List(Box::new(error)))?;
 
         round.into_inner().end()
+    }
+}
+
+/// Lists every connection, or those that have the bit.
+fn dump(
+    socket: &mut Socket,
+    bit: u32,
+    among: Among,
+    look: impl Fn(&Received<'_>),
+) -> Result<(), NetlinkError> {
+    let mut request = Message::new(GET, 0, &header(libc::AF_UNSPEC));
+    if among == Among::Marked {
+        request.put_be32(attribute::MARK, bit);
+        request.put_be32(attribute::MARK_MASK, bit);
+    }
+    let listed = socket.dump(request, |message| -> Option<()> {
+        look(message);
+        None
+    });
+
+    listed.map(drop)
+}
+
+/// Asks for connections by their names; one that is gone is passed over.
+fn by_name(
+    socket: &mut Socket,
+    names: &BTreeSet<Name>,
+    look: impl Fn(&Received<'_>),
+) -> Result<(), NetlinkError> {
+    let mut requests: Vec<_> = names.iter().map(Name::request).collect();
+    let Some(last) = requests.last_mut() else {
+        return Ok(());
+    };
+    last.add_flag(flag::ACK);
+    let (first, count) = socket.send(requests)?;
+    let refusals = socket.answers(first, count, look)?;
+
+    match refusals.into_iter().find(|refusal| !refusal.is_absence()) {
+        Some(refusal) => Err(NetlinkError::Dump(refusal)),
+        None => Ok(()),
     }
 }
 
@@ -165,10 +214,15 @@ impl<W: FnMut(&Entry) -> Mark> Round<'_, W> {
         if self.failure.is_some() || entry.zone != 0 || entry.status & IPS_DYING != 0 {
             return;
         }
-        self.tally.seen += 1;
         let has = entry.mark & self.bit == self.bit;
+        if self.among == Among::Marked && !has {
+            return;
+        }
+        self.tally.seen += 1;
         let root = self.root(&entry);
-        let value = match ((self.wish)(root.as_ref().unwrap_or(&entry)), has) {
+        let wish = (self.wish)(root.as_ref().unwrap_or(&entry));
+        self.tally.marked += u64::from(wish == Mark::Set || has && wish == Mark::Leave);
+        let value = match (wish, has) {
             (Mark::Set, false) => {
                 self.tally.set += 1;
                 self.bit

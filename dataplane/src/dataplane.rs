@@ -19,7 +19,7 @@ use crate::{
     AddressTarget, KernelEvent, KeySource, NftKey, NftTarget, OpeningTarget, Outcome, Ownership,
     PeerStatistics, PeerTarget, PodTarget, Reconciler, RouteTarget, RuleTarget, SysctlTarget,
     TunnelError, TunnelTarget, WatchError, events,
-    events::Watched,
+    events::{RulesetWatch, Watched},
     netlink::NetlinkError,
     nft,
     wireguard::{Implementations, Kernel, Userspace},
@@ -212,6 +212,11 @@ impl Dataplane {
         report
     }
 
+    /// Takes less memory, after a pass that brought in much.
+    pub fn compact(&mut self) {
+        self.nft.target_mut().compact();
+    }
+
     /// Distrusts a component: the next pass looks at what is there.
     pub fn distrust(&mut self, component: Component) {
         match component {
@@ -232,8 +237,10 @@ impl Dataplane {
     /// The first event is the underlay as it is now. On [`KernelEvent::Drift`] call
     /// [`distrust`](Self::distrust), then [`apply`](Self::apply).
     pub fn events(&mut self) -> Result<mpsc::Receiver<KernelEvent>, WatchError> {
+        let generations = self.nft.target_mut().generations();
+        let owner = self.nft.target_mut().port();
         let ports = [
-            self.nft.target_mut().port(),
+            owner,
             self.pods.target_mut().port(),
             self.tunnels.target_mut().port(),
             self.addresses.target_mut().port(),
@@ -244,6 +251,8 @@ impl Dataplane {
 
         events::watch(
             ports.into(),
+            RulesetWatch::open(owner, generations)
+                .map_err(|error| WatchError::Listen(Box::new(error)))?,
             self.watched.clone(),
             self.config
                 .implementations()

@@ -1,7 +1,8 @@
 //! What happens to the machine behind our back, and what it looks like.
 //!
 //! ```text
-//! netlink groups: link, addr, route, rule, netconf, nftables ─┐
+//! netlink groups: link, addr, route, rule, netconf ───────────┐
+//! the ruleset's generation; nftables where others may ────────┤
 //! tunnel service: handshakes, devices that end ───────────────┼─▶ one thread ─▶ KernelEvent
 //! firewalld: its zones ───────────────────────────────────────┤
 //! from time to time: sysctls, peers of each device ───────────┘
@@ -14,6 +15,7 @@
 mod device;
 mod firewall;
 mod listener;
+mod ruleset;
 mod surrounding;
 
 use std::{
@@ -36,6 +38,7 @@ use model::{
 };
 use tokio::sync::mpsc::{self, error::TrySendError};
 
+pub(crate) use self::ruleset::RulesetWatch;
 use self::{
     device::{DeviceWatch, Look, Looks},
     firewall::FirewallWatch,
@@ -178,12 +181,13 @@ impl Watched {
 /// Starts the thread, in the calling thread's network namespace.
 pub(crate) fn watch(
     own_ports: BTreeSet<u32>,
+    ruleset: RulesetWatch,
     watched: Watched,
     implementations: Implementations,
     supervisor: PathBuf,
     firewalld: Firewalld,
 ) -> Result<mpsc::Receiver<KernelEvent>, WatchError> {
-    let listener = Listener::open(own_ports)
+    let listener = Listener::open(own_ports, ruleset)
         .map_err(|error: NetlinkError| WatchError::Listen(Box::new(error)))?;
     let (sender, receiver) = mpsc::channel(CAPACITY);
     let watch = Watch {

@@ -25,6 +25,7 @@ mod dataplane;
 mod events;
 mod fight;
 mod foreign;
+mod generation;
 mod link;
 mod netlink;
 mod nft;

@@ -11,21 +11,27 @@
 //! **Halves.** What is policy's comes and goes in the first half, in one transaction: a packet sees the old policy
 //! or the new one. The guard shrinks in the second half.
 //!
-//! **Chains** are replaced as a whole, rules and all, in one transaction; devices of netdev chains are
+//! **Chains** are changed rule by rule, where the kernel's numbers of their rules are known: what does not change keeps
+//! its counters. Where they are not, or too much changes, a chain is replaced as a whole. Devices of netdev chains are
 //! added and taken off in place. A set of networks means the union of its elements: it grows in the
 //! first half of a pass and shrinks in the second, also where one network takes the place of another
 //! that contains it or is contained in it (the kernel allows no overlap).
 
 mod builder;
 pub(crate) mod code;
+mod edit;
 mod element;
 mod expression;
+mod handle;
 mod removal;
 pub(crate) mod ruleset;
 pub(crate) mod transaction;
 pub(crate) mod userdata;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use model::{
     Change, InterfaceName, Table,
@@ -35,11 +41,14 @@ use model::{
 use self::{
     builder::Builder,
     code::{TABLE_F_OWNER, TABLE_F_PERSIST},
-    ruleset::{HeldSet, Ruleset},
+    handle::Handles,
+    ruleset::Ruleset,
     transaction::{CommitError, Transaction},
 };
 use crate::{
-    Absent, Desired, OpenError, Target, link,
+    Absent, Desired, OpenError, Target,
+    generation::Generations,
+    link,
     netlink::{Protocol, Socket},
 };
 
@@ -48,10 +57,12 @@ pub struct NftTarget {
     socket: Socket,
     /// Only for looking up which devices exist.
     links: Socket,
-    ownership: Ownership,
+    /// Which generations are of our making, and whether others may change our tables.
+    generations: Generations,
     in_sync: bool,
     /// What the kernel has, as far as we know.
     held: Ruleset,
+    handles: Handles,
     /// Networks that wait for the larger one around them to go.
     deferred: BTreeSet<(SetKey, Element)>,
     /// Devices that a chain should have and that do not exist.
@@ -88,8 +99,8 @@ pub enum NftRow {
     Set(SetKind),
     /// An element has nothing but its key.
     Element,
-    /// A chain.
-    Chain(ChainRow),
+    /// A chain; in a box, because most rows are elements.
+    Chain(Box<ChainRow>),
 }
 
 /// A chain as it is compared: its hook, and its rules by their tags.
@@ -97,10 +108,12 @@ pub enum NftRow {
 pub struct ChainRow {
     /// Where packets enter, with sorted devices.
     pub hook: Option<Hook>,
-    /// Each rule's tag; `None` for one that is not ours.
-    pub rules: Vec<Option<u64>>,
     /// The chain itself, where the row comes from the plan.
     pub chain: Option<Chain>,
+    /// Whose tags are made with it.
+    table: NftFamily,
+    /// Each rule's tag, where the row comes from the kernel; `None` for one that is not ours.
+    seen: Vec<Option<u64>>,
 }
 
 /// What a counted rule has counted.
@@ -158,7 +171,7 @@ pub(crate) struct Rows<'a> {
 
 impl PartialEq for ChainRow {
     fn eq(&self, other: &Self) -> bool {
-        self.hook == other.hook && self.rules == other.rules
+        self.hook == other.hook && self.has_rules_of(other)
     }
 }
 
@@ -169,12 +182,46 @@ impl ChainRow {
     pub fn new(table: NftFamily, chain: Chain) -> Self {
         Self {
             hook: chain.hook.clone().map(normalized),
-            rules: chain
-                .rules
-                .iter()
-                .map(|rule| Some(transaction::rule_tag(table, rule)))
-                .collect(),
             chain: Some(chain),
+            table,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Returns the row of a chain that the kernel has, with the tags of its rules.
+    fn seen(table: NftFamily, hook: Option<Hook>, tags: Vec<Option<u64>>) -> Self {
+        Self {
+            hook,
+            chain: None,
+            table,
+            seen: tags,
+        }
+    }
+
+    /// Returns each rule's tag; `None` for one that is not ours.
+    fn tags(&self) -> Cow<'_, [Option<u64>]> {
+        let Some(chain) = &self.chain else {
+            return Cow::Borrowed(&self.seen);
+        };
+        let rules = chain.rules.iter();
+
+        rules
+            .map(|rule| Some(transaction::rule_tag(self.table, rule)))
+            .collect()
+    }
+
+    /// Returns whether there are no rules.
+    fn is_empty(&self) -> bool {
+        self.chain
+            .as_ref()
+            .map_or(self.seen.is_empty(), |chain| chain.rules.is_empty())
+    }
+
+    /// Returns whether both have the same rules.
+    fn has_rules_of(&self, other: &Self) -> bool {
+        match (&self.chain, &other.chain) {
+            (Some(own), Some(other)) => own.rules == other.rules,
+            (Some(_) | None, Some(_) | None) => self.tags() == other.tags(),
         }
     }
 }
@@ -185,9 +232,10 @@ impl NftTarget {
         Ok(Self {
             socket: Socket::open(Protocol::Netfilter)?,
             links: Socket::open(Protocol::Route)?,
-            ownership,
+            generations: Generations::new(ownership),
             in_sync: false,
             held: Ruleset::default(),
+            handles: Handles::default(),
             deferred: BTreeSet::new(),
             missing: BTreeMap::new(),
             rebuild: false,
@@ -204,8 +252,17 @@ impl NftTarget {
         ruleset::counters(&mut self.socket).map_err(|error| NftError::List(Box::new(error)))
     }
 
+    /// Takes less memory.
+    pub(crate) fn compact(&mut self) {
+        self.held.compact();
+    }
+
     pub(crate) fn port(&self) -> u32 {
         self.socket.port()
+    }
+
+    pub(crate) fn generations(&self) -> Generations {
+        self.generations.clone()
     }
 }
 
@@ -229,6 +286,7 @@ impl Target for NftTarget {
     /// Where the tables hold what cannot be taken away piece by piece, reports nothing: the next
     /// apply then gets every row of the plan, and builds the tables anew in one transaction.
     fn observe(&mut self) -> Result<BTreeMap<NftKey, NftRow>, NftError> {
+        self.handles = Handles::default();
         self.held =
             ruleset::read(&mut self.socket).map_err(|error| NftError::List(Box::new(error)))?;
         self.rebuild |= self.held.is_foreign;
@@ -247,7 +305,15 @@ impl Target for NftTarget {
     ) -> Result<Vec<Absent<NftKey>>, NftError> {
         let rebuilds = self.rebuild && self.in_sync;
         let existing = self.existing_devices(changes)?;
+        self.check_handles()
+            .map_err(|error| NftError::List(Box::new(error)))?;
+        let edits = if rebuilds {
+            BTreeMap::new()
+        } else {
+            self.edits(changes)
+        };
         let mut builder = Builder {
+            edits,
             transaction: Transaction::default(),
             later: Vec::new(),
             has_grown: false,
@@ -271,9 +337,7 @@ impl Target for NftTarget {
         let first = std::mem::take(&mut builder.transaction);
         let steps = std::iter::once(first).chain(std::mem::take(&mut builder.later));
         for transaction in steps.filter(|transaction| !transaction.is_empty()) {
-            transaction
-                .commit(&mut self.socket)
-                .map_err(|error| self.refused(error))?;
+            self.commit(transaction)?;
         }
         self.held = builder.held;
         self.deferred = builder.deferred;
@@ -286,7 +350,7 @@ impl Target for NftTarget {
 impl NftTarget {
     /// Returns the flags of tables that we make.
     fn flags(&self) -> u32 {
-        match self.ownership {
+        match self.generations.ownership() {
             Ownership::Exclusive => TABLE_F_OWNER | TABLE_F_PERSIST,
             Ownership::Shared => 0,
         }
@@ -311,9 +375,33 @@ impl NftTarget {
             self.held.tables.insert(family, self.flags());
         }
 
-        transaction
-            .commit(&mut self.socket)
-            .map_err(|error| self.refused(error))
+        self.commit(transaction)
+    }
+
+    /// Commits; where chains cannot be changed in place after all, they are written anew.
+    fn commit(&mut self, mut transaction: Transaction) -> Result<(), NftError> {
+        let spare = transaction.has_edits().then(|| transaction.clone());
+        if spare.is_some() {
+            transaction.only_in(self.handles.generation);
+        }
+        match (self.try_commit(transaction), spare) {
+            (Err(CommitError::Refused(step, refusal)), Some(spare)) => {
+                tracing::debug!(step, %refusal, "Chains could not be changed in place");
+                self.handles = Handles::default();
+                self.try_commit(spare.whole())
+            }
+            (done, _) => done,
+        }
+        .map_err(|error| self.refused(error))
+    }
+
+    fn try_commit(&mut self, transaction: Transaction) -> Result<(), CommitError> {
+        let commit = self.generations.begin();
+        let mut committed = transaction.commit(&mut self.socket)?;
+        self.handles.note(&mut committed);
+        commit.made(committed.generation);
+
+        Ok(())
     }
 
     fn present_tables(&mut self) -> Result<Vec<NftFamily>, NftError> {
@@ -330,12 +418,8 @@ impl NftTarget {
     ) -> Result<BTreeSet<InterfaceName>, NftError> {
         let mut existing = BTreeSet::new();
         for change in changes {
-            if let Change::Set(
-                _,
-                NftRow::Chain(ChainRow {
-                    hook: Some(hook), ..
-                }),
-            ) = change
+            if let Change::Set(_, NftRow::Chain(row)) = change
+                && let Some(hook) = &row.hook
             {
                 for device in transaction::devices(hook) {
                     if self.exists(device)? {
@@ -380,7 +464,7 @@ impl NftTarget {
                     tracing::info!(
                         "The kernel has no persistent owned tables; others may change ours"
                     );
-                    self.ownership = Ownership::Shared;
+                    self.generations.share();
                 } else {
                     self.rebuild = true;
                 }
@@ -397,31 +481,38 @@ impl NftTarget {
 impl Ruleset {
     /// Returns what is held as rows; devices that cannot be there count as if they were.
     fn rows(&self, gone: &BTreeMap<ChainKey, BTreeSet<InterfaceName>>) -> BTreeMap<NftKey, NftRow> {
-        let mut rows = BTreeMap::new();
-        for (key, HeldSet { kind, elements }) in &self.sets {
-            rows.insert(NftKey::Set(key.clone()), NftRow::Set(*kind));
-            rows.extend(elements.iter().map(|element| {
-                (
-                    NftKey::Element(key.clone(), element.clone()),
-                    NftRow::Element,
-                )
-            }));
-        }
-        for (key, row) in &self.chains {
+        let sets = self.sets.iter();
+        let sets = sets.map(|(key, set)| (NftKey::Set(key.clone()), NftRow::Set(set.kind)));
+        let elements = self.sets.iter().flat_map(|(key, set)| {
+            let elements = set.elements.iter();
+            elements.map(|element| NftKey::Element(key.clone(), element.clone()))
+        });
+        let elements = elements.map(|key| (key, NftRow::Element));
+        let chains = self.chains.iter().map(|(key, row)| {
             let mut row = row.clone();
             if let (Some(hook), Some(gone)) = (&mut row.hook, gone.get(key)) {
                 add_devices(hook, gone);
             }
-            rows.insert(NftKey::Chain(key.clone()), NftRow::Chain(row));
-        }
+            (NftKey::Chain(key.clone()), NftRow::Chain(Box::new(row)))
+        });
 
-        rows
+        sets.chain(elements).chain(chains).collect()
     }
 }
 
 impl Desired for Rows<'_> {
     type Key = NftKey;
     type Row = NftRow;
+
+    fn has_changes(&self) -> bool {
+        self.sets.has_changes() || self.elements.has_changes() || self.chains.has_changes()
+    }
+
+    fn forget_changes(&mut self) {
+        self.sets.forget_changes();
+        self.elements.forget_changes();
+        self.chains.forget_changes();
+    }
 
     fn drain_changes(&mut self) -> Vec<Change<NftKey, NftRow>> {
         let sets = self
@@ -448,7 +539,7 @@ impl Desired for Rows<'_> {
             .into_iter()
             .map(|change| match change {
                 Change::Set(key, chain) => {
-                    let row = NftRow::Chain(ChainRow::new(key.table, chain));
+                    let row = NftRow::Chain(Box::new(ChainRow::new(key.table, chain)));
                     Change::Set(NftKey::Chain(key), row)
                 }
                 Change::Unset(key) => Change::Unset(NftKey::Chain(key)),
@@ -457,7 +548,7 @@ impl Desired for Rows<'_> {
         sets.chain(elements).chain(chains).collect()
     }
 
-    fn rows(&self) -> BTreeMap<NftKey, NftRow> {
+    fn rows(&self) -> impl Iterator<Item = (NftKey, NftRow)> {
         let sets = self
             .sets
             .rows()
@@ -472,10 +563,10 @@ impl Desired for Rows<'_> {
         let chains = self.chains.rows().iter().map(|(key, chain)| {
             let row = ChainRow::new(key.table, chain.clone());
 
-            (NftKey::Chain(key.clone()), NftRow::Chain(row))
+            (NftKey::Chain(key.clone()), NftRow::Chain(Box::new(row)))
         });
 
-        sets.chain(elements).chain(chains).collect()
+        sets.chain(elements).chain(chains)
     }
 }
 

@@ -250,7 +250,7 @@ impl PodTarget {
             .into_iter()
             .find(|refusal| refusal.errno != libc::EEXIST)
         {
-            None => Ok(Some(inside::GATEWAY_V6)),
+            None => Ok(Some(model::constant::POD_GATEWAY_V6)),
             Some(_) => Err(PodError::NoGateway(row.host.clone())),
         }
     }

@@ -123,14 +123,19 @@ impl<T: Target> Reconciler<T> {
         in_sync: bool,
         now: Moment,
     ) -> Outcome {
-        let changes = desired.drain_changes();
+        let has_changes = desired.has_changes();
         self.now = now;
         self.fights.forget(now);
-        if changes.is_empty() && self.waits(now) {
+        if !has_changes && self.waits(now) {
             return self.outcome();
         }
-        for change in changes {
-            self.enqueue(change, in_sync);
+        if self.looked {
+            for change in desired.drain_changes() {
+                self.enqueue(change, in_sync);
+            }
+        } else {
+            // The first look takes every row anew; nobody else changed anything yet.
+            desired.forget_changes();
         }
         if (!self.trusted || in_sync && !self.pruned)
             && let Err(error) = self.diff(desired, in_sync)
@@ -174,21 +179,22 @@ impl<T: Target> Reconciler<T> {
         desired: &impl Desired<Key = T::Key, Row = T::Row>,
         in_sync: bool,
     ) -> Result<(), T::Error> {
-        let observed = self.target.observe()?;
-        let wanted = desired.rows();
+        let mut observed = self.target.observe()?.into_iter().peekable();
         let before = std::mem::take(&mut self.pending);
-
-        self.pending = observed
-            .keys()
-            .filter(|key| in_sync && !wanted.contains_key(key))
-            .map(|key| (key.clone(), None))
-            .collect();
-        self.pending.extend(
-            wanted
-                .into_iter()
-                .filter(|(key, row)| observed.get(key) != Some(row))
-                .map(|(key, row)| (key, Some(row))),
-        );
+        let mut pending = Vec::new();
+        for (key, row) in desired.rows() {
+            // What is there and not wanted lies between the rows that are.
+            while let Some((other, _)) = observed.next_if(|(other, _)| *other < key) {
+                pending.extend(in_sync.then_some((other, None)));
+            }
+            let held = observed.next_if(|(other, _)| *other == key);
+            if held.is_none_or(|(_, held)| held != row) {
+                pending.push((key, Some(row)));
+            }
+        }
+        let rest = observed.filter(|_| in_sync);
+        pending.extend(rest.map(|(other, _)| (other, None)));
+        self.pending = pending.into_iter().collect();
         self.note_fights(&before);
         self.trusted = true;
         self.pruned = in_sync;
@@ -208,11 +214,14 @@ impl<T: Target> Reconciler<T> {
     }
 
     fn apply(&mut self, half: Half, now: Moment) -> Outcome {
-        let changes = self.changes(half, now);
+        let changes = self.take_changes(half, now);
         if !changes.is_empty() {
             match self.target.apply(&changes) {
                 Ok(absent) => self.settle(changes, absent),
-                Err(error) => return self.fail(&error, now),
+                Err(error) => {
+                    self.put_back(changes);
+                    return self.fail(&error, now);
+                }
             }
         }
         self.failure = None;
@@ -244,29 +253,43 @@ impl<T: Target> Reconciler<T> {
         self.fights.waits(key, now) && !self.target.must_hold(key, row.as_ref())
     }
 
-    fn changes(&self, half: Half, now: Moment) -> Vec<Change<T::Key, T::Row>> {
-        self.pending
-            .iter()
-            .filter(|(key, row)| !self.is_held(key, row, now))
-            .filter_map(|(key, row)| match (half, row) {
-                (Half::Sets, Some(row)) => Some(Change::Set(key.clone(), row.clone())),
-                (Half::Sets, None) if self.target.goes_at_once(key) => {
-                    Some(Change::Unset(key.clone()))
-                }
-                (Half::Unsets, None) => Some(Change::Unset(key.clone())),
-                (Half::Sets, None) | (Half::Unsets, Some(_)) => None,
-            })
-            .collect()
+    /// Takes what is to be done in this half, in key order.
+    fn take_changes(&mut self, half: Half, now: Moment) -> Vec<Change<T::Key, T::Row>> {
+        let (mut changes, mut left) = (Vec::new(), Vec::new());
+        for (key, row) in std::mem::take(&mut self.pending) {
+            let is_due = match (half, &row) {
+                (Half::Sets, Some(_)) | (Half::Unsets, None) => true,
+                (Half::Sets, None) => self.target.goes_at_once(&key),
+                (Half::Unsets, Some(_)) => false,
+            };
+            match row {
+                row if !is_due || self.is_held(&key, &row, now) => left.push((key, row)),
+                Some(row) => changes.push(Change::Set(key, row)),
+                None => changes.push(Change::Unset(key)),
+            }
+        }
+        self.pending = left.into_iter().collect();
+
+        changes
     }
 
-    /// Strikes out what was done; what is absent stays to be done.
+    /// Notes again what was to be done.
+    fn put_back(&mut self, changes: impl IntoIterator<Item = Change<T::Key, T::Row>>) {
+        self.pending
+            .extend(changes.into_iter().map(|change| match change {
+                Change::Set(key, row) => (key, Some(row)),
+                Change::Unset(key) => (key, None),
+            }));
+    }
+
+    /// What is absent stays to be done.
     fn settle(&mut self, changes: Vec<Change<T::Key, T::Row>>, absent: Vec<Absent<T::Key>>) {
-        let left: BTreeSet<T::Key> = absent.iter().map(|each| each.key.clone()).collect();
-        for change in changes {
-            let (Change::Set(key, _) | Change::Unset(key)) = change;
-            if !left.contains(&key) {
-                self.pending.remove(&key);
-            }
+        if !absent.is_empty() {
+            let left: BTreeSet<T::Key> = absent.iter().map(|each| each.key.clone()).collect();
+            self.put_back(changes.into_iter().filter(|change| {
+                let (Change::Set(key, _) | Change::Unset(key)) = change;
+                left.contains(key)
+            }));
         }
         self.absent
             .extend(absent.into_iter().map(|each| (each.key, each.reason)));

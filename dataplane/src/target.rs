@@ -64,28 +64,48 @@ pub struct Absent<K> {
 }
 
 /// What a target should hold: a table of the plan, or several read as one.
+///
+/// # Guarantees
+///
+/// Changes and rows come in the order of their keys, each key once.
 pub trait Desired {
     /// What tells two rows apart.
     type Key: Ord + Clone;
     /// A row.
     type Row: Clone + PartialEq;
 
+    /// Returns whether something changed since the last call.
+    fn has_changes(&self) -> bool;
+
     /// Takes the changes since the last call.
     fn drain_changes(&mut self) -> Vec<Change<Self::Key, Self::Row>>;
 
+    /// Forgets the changes since the last call: every row is about to be read.
+    fn forget_changes(&mut self);
+
     /// Returns every row.
-    fn rows(&self) -> BTreeMap<Self::Key, Self::Row>;
+    fn rows(&self) -> impl Iterator<Item = (Self::Key, Self::Row)>;
 }
 
 impl<K: Ord + Clone, V: Clone + PartialEq> Desired for Table<K, V> {
     type Key = K;
     type Row = V;
 
+    fn has_changes(&self) -> bool {
+        Table::has_changes(self)
+    }
+
     fn drain_changes(&mut self) -> Vec<Change<K, V>> {
         Table::drain_changes(self)
     }
 
-    fn rows(&self) -> BTreeMap<K, V> {
-        Table::rows(self).clone()
+    fn forget_changes(&mut self) {
+        Table::forget_changes(self);
+    }
+
+    fn rows(&self) -> impl Iterator<Item = (K, V)> {
+        Table::rows(self)
+            .iter()
+            .map(|(key, row)| (key.clone(), row.clone()))
     }
 }

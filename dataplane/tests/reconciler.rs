@@ -80,6 +80,33 @@ fn a_refused_change_is_tried_again_later_and_later_and_is_not_lost() {
 }
 
 #[test]
+fn whatever_is_there_first_becomes_what_is_wanted() {
+    const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+    let rows = |mut code: u32| {
+        let mut rows = Vec::new();
+        for name in NAMES {
+            let value = u8::try_from(code % 3).unwrap();
+            rows.extend((value > 0).then_some((name, value)));
+            code /= 3;
+        }
+        rows
+    };
+    for code in 0..3u32.pow(10) {
+        let (there, wanted) = (rows(code / 243), rows(code % 243));
+        let (kernel, mut reconciler) = reconciler([]);
+        kernel.0.borrow_mut().rows = there.into_iter().collect();
+        let mut desired = desired([]);
+        for (name, value) in &wanted {
+            desired.set(*name, *value);
+        }
+
+        pass(&mut reconciler, &mut desired, true, at(0));
+
+        assert_eq!(kernel.rows(), wanted);
+    }
+}
+
+#[test]
 fn a_changed_plan_is_tried_at_once_whatever_was_refused_before() {
     let (kernel, mut reconciler) = reconciler([]);
     let mut desired = desired([("wrong", 1)]);

@@ -10,6 +10,7 @@
 //! One task owns the brain and the dataplane; everybody else sends it messages. It decides nothing.
 
 mod api;
+mod cni;
 mod connection;
 mod executor;
 mod held;
@@ -22,6 +23,7 @@ mod web;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use ::cni::Tombstones;
 use anyhow::{Context, bail};
 use dataplane::Dataplane;
 use keyring::{PrivateKey, Slot, Vault};
@@ -148,6 +150,7 @@ async fn agent(args: Args) -> anyhow::Result<()> {
     let client = Client::new(credential).context("could not use the credential")?;
     let renewing = client.clone();
 
+    let tombstones = Tombstones::at(args.state.join("cni"));
     let (asks, questions) = api::channel();
     let shell = Shell::new(
         node,
@@ -163,6 +166,7 @@ async fn agent(args: Args) -> anyhow::Result<()> {
         outcome = shell.run(public, questions) => outcome,
         () = renewing.keep_renewed(&args.config) => Ok(()),
         outcome = api::serve(&args.socket, asks.clone()) => outcome,
+        outcome = cni::replay(tombstones, asks.clone()) => outcome,
         outcome = web::serve(args.metrics, args.health, asks) => outcome,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

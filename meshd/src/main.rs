@@ -4,6 +4,7 @@ mod agent;
 mod former;
 mod guard;
 mod join;
+mod memory;
 mod serve;
 mod service;
 mod stored;
@@ -34,6 +35,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::set_up();
     let cli = Cli::parse();
     log();
 

@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use cni::Tombstones;
 use dataplane::{Component, Dataplane};
 use model::{Moment, PublicKey};
 use store::Credential;
@@ -34,7 +35,7 @@ const MEMBER_FILES: [&str; 4] = [
 ];
 
 /// Folders of ours in that of the state; each goes when it is empty.
-const FOLDERS: [&str; 2] = ["keys", "identity"];
+const FOLDERS: [&str; 3] = ["keys", "identity", "cni"];
 
 /// Takes meshd off this host: devices, routes, rules, tables, settings, services.
 ///
@@ -207,6 +208,9 @@ fn files(args: &Args) -> Vec<PathBuf> {
         beside.push(".new");
         PathBuf::from(beside)
     }));
+    // Removals for an agent that will not come.
+    let stones = Tombstones::at(args.state.join("cni"));
+    files.extend(stones.list().into_iter().flatten().map(|stone| stone.path));
     files.push(args.socket.clone());
 
     files

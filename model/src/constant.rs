@@ -64,6 +64,10 @@ pub const WORKLOAD_MAC: [u8; 6] = [0xee; 6];
 /// The pods' IPv4 gateway: answered by proxy ARP on the host end.
 pub const POD_GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
 
+/// The pods' IPv6 gateway: the link-local address that a host end has by [`WORKLOAD_MAC`] (RFC 4291 appendix A).
+pub const POD_GATEWAY_V6: std::net::Ipv6Addr =
+    std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
+
 /// Name of our nftables tables, in families `inet` and `netdev`.
 pub const NFT_TABLE: &str = "meshd";
 

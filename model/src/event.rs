@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ActionId, ActionResult, Family, InterfaceName, Kind, ObjectKey, Pass, PodName, PublicKey,
-    Resource, conflict::Surroundings, firewall::Firewalls,
+    Resource, cni::CniName, conflict::Surroundings, firewall::Firewalls,
 };
 
 /// Something that the agent learned.
@@ -89,7 +89,10 @@ pub enum LinkKind {
 pub struct PodRequest {
     /// The pod.
     pub pod: PodName,
-    /// The sandbox (container) it belongs to: the handle of its addresses.
+    /// The network that it asks to be in: the first half of the handle that holds its addresses.
+    #[serde(default = "PodRequest::usual_network")]
+    pub network: CniName,
+    /// The sandbox (container) it belongs to: the handle's other half.
     pub sandbox: String,
     /// Path of the pod's network namespace, as in `/run/netns/x` or `/proc/1/ns/net`.
     pub netns: String,
@@ -104,6 +107,13 @@ pub struct PodRequest {
     /// Addresses that the pod must get; empty: one per family that has a pool.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+}
+
+impl PodRequest {
+    /// The network's name in Calico's CNI configuration, `k8s-pod-network`.
+    pub fn usual_network() -> CniName {
+        CniName::usual()
+    }
 }
 
 /// Which families something is about.

@@ -68,6 +68,9 @@ kinds! {
     IPAMBlock: CALICO, Cluster, "ipamblocks", &["block", "blocks"], "A piece of a pool, with who uses which address.";
     BlockAffinity: CALICO, Cluster, "blockaffinities", &["affinity", "affinities"], "Which node a block belongs to.";
     IPAMHandle: CALICO, Cluster, "ipamhandles", &["handle", "handles"], "The addresses that one owner holds.";
+    IPAMConfiguration: CALICO, Cluster, "ipamconfigurations", &["ipamconfig", "ipamconfigs"],
+        "How blocks and addresses are handed out.";
+    IPReservation: CALICO, Cluster, "ipreservations", &[], "Addresses that are never handed out unasked.";
     WorkloadEndpoint: CALICO, Namespaced, "workloadendpoints", &["wep", "weps"], "One interface of a pod.";
     FelixConfiguration: CALICO, Cluster, "felixconfigurations", &["felixconfig", "felixconfigs"],
         "The agent's settings.";

@@ -14,6 +14,7 @@
 //! into types that cannot be wrong.
 
 pub mod action;
+pub mod cni;
 pub mod conflict;
 pub mod constant;
 pub mod duration;

@@ -177,6 +177,15 @@ pub enum RowKey {
     Opening(Opening),
 }
 
+impl Plan {
+    /// Takes less memory, where many rows came at once. Changes nothing.
+    pub fn compact(&mut self) {
+        self.nft_sets.compact();
+        self.nft_elements.compact();
+        self.nft_chains.compact();
+    }
+}
+
 impl fmt::Display for RowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = |table: &NftFamily| match table {

@@ -8,7 +8,10 @@ pub mod felix_configuration;
 pub(crate) mod field;
 mod host_endpoint;
 pub mod ip_pool;
+pub mod ip_reservation;
 pub mod ipam_block;
+pub mod ipam_configuration;
+pub mod ipam_handle;
 pub mod key_claim;
 mod kubernetes_network_policy;
 mod label_selector;
@@ -32,7 +35,10 @@ pub use self::{
     endpoint_slice::EndpointSlice,
     felix_configuration::FelixConfiguration,
     ip_pool::IpPool,
+    ip_reservation::IpReservation,
     ipam_block::IpamBlock,
+    ipam_configuration::IpamConfiguration,
+    ipam_handle::IpamHandle,
     key_claim::KeyClaim,
     mesh_configuration::MeshConfiguration,
     namespace::Namespace,
@@ -189,7 +195,14 @@ impl TryFrom<&Object> for Resource {
             Kind::Profile => Self::Profile(Box::new(object.try_into()?)),
             Kind::Service => Self::Service(Box::new(object.try_into()?)),
             Kind::EndpointSlice => Self::EndpointSlice(Box::new(object.try_into()?)),
-            Kind::IPAMHandle | Kind::ClusterInformation | Kind::Pod => Self::Opaque(object.key()),
+            Kind::IPAMHandle => IpamHandle::try_from(object).map(|_| Self::Opaque(object.key()))?,
+            Kind::IPAMConfiguration => {
+                IpamConfiguration::try_from(object).map(|_| Self::Opaque(object.key()))?
+            }
+            Kind::IPReservation => {
+                IpReservation::try_from(object).map(|_| Self::Opaque(object.key()))?
+            }
+            Kind::ClusterInformation | Kind::Pod => Self::Opaque(object.key()),
         })
     }
 }

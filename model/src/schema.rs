@@ -25,6 +25,8 @@ pub const fn of(kind: Kind) -> Option<&'static [Field]> {
         Kind::IPAMBlock => Some(calico::IPAM_BLOCK),
         Kind::BlockAffinity => Some(calico::BLOCK_AFFINITY),
         Kind::IPAMHandle => Some(calico::IPAM_HANDLE),
+        Kind::IPAMConfiguration => Some(calico::IPAM_CONFIGURATION),
+        Kind::IPReservation => Some(calico::IP_RESERVATION),
         Kind::WorkloadEndpoint => Some(calico::WORKLOAD_ENDPOINT),
         Kind::FelixConfiguration => Some(felix::FELIX_CONFIGURATION),
         Kind::ClusterInformation => Some(calico::CLUSTER_INFORMATION),

@@ -16,9 +16,9 @@
 //! `accept` ends one base chain, and each question has one of its own: sender, receiver, host before and behind them.
 //! So no mark says "allowed"; a mark says only what must outlive its chain (`Pass`, and what a host let in early).
 //!
-//! Endpoints of which the same is asked share a group chain, named by its content. A policy has one chain for all
-//! groups, and a set has the name of what it stands for: a pod that comes or goes is elements, a policy that changes
-//! is its chain.
+//! Endpoints of which the same is asked share a group chain, named after the least of their interfaces. A policy has
+//! one chain for all groups, and a set has the name of what it stands for: a pod that comes or goes is elements, a
+//! policy that changes is its chain, and one that comes or goes is a rule in each group that asks it.
 //!
 //! This is the batch: obvious, and a pure function of its [`Scene`]. Whatever computes the same from one change to
 //! the next is compared with it.
@@ -49,7 +49,7 @@ pub(crate) use self::scene::{chosen, is_stranger};
 use self::{
     base::Entries,
     group::{Asked, Question, Tiers},
-    verdict::Verdicts,
+    verdict::{Author, Verdicts},
 };
 pub use self::{
     option::{EndpointToHost, Limits, Options, Overlay},
@@ -118,21 +118,22 @@ pub fn compile(scene: &Scene) -> Compiled {
 
 fn workloads(scene: &Scene, tiers: &Tiers<'_>, verdicts: &mut Verdicts<'_>, rows: &mut Ruleset) {
     let mut entries = |direction| -> Entries {
-        let workloads = scene.workloads.iter();
+        let question = workload::question(direction);
+        let asked = scene.workloads.iter().map(|workload| {
+            let asked = Asked {
+                question,
+                tiers: tiers.applying(question, &workload.labels),
+                profiles: scene.existing(&workload.profiles),
+                options: &scene.options,
+            };
 
-        workloads
-            .map(|workload| {
-                let question = workload::question(direction);
-                let asked = Asked {
-                    question,
-                    tiers: tiers.applying(question, &workload.labels),
-                    profiles: scene.existing(&workload.profiles),
-                    options: &scene.options,
-                };
-                let chain = verdicts.add(asked.group(Vec::new()));
+            (Some(workload.interface.clone()), asked)
+        });
+        let mut hold = |author: Author<'_>, direction| verdicts.add(author, direction);
+        let leads = group::write(workload::GROUP, &[], asked, &mut hold, rows).into_iter();
 
-                (workload.interface.clone(), Verdict::Goto(chain.into()))
-            })
+        leads
+            .filter_map(|(seat, chain)| Some((seat?, Verdict::Goto(chain))))
             .collect()
     };
     let egress = entries(Direction::Egress);
@@ -151,18 +152,24 @@ fn hosts(scene: &Scene, tiers: &Tiers<'_>, verdicts: &mut Verdicts<'_>, rows: &m
         .policies
         .iter()
         .any(|policy| policy.stage != Stage::Normal);
-    let mut ask = |place: usize, question: Question, head| {
+    let ask = |place: usize, question: Question| {
         let host = &scene.hosts[place];
-        let asked = Asked {
+
+        Some(Asked {
             question,
             tiers: tiers.applying(question, &host.labels),
             profiles: scene.existing(&host.profiles),
             options: &scene.options,
-        };
-
-        asked.is_needed().then(|| verdicts.add(asked.group(head)))
+        })
     };
-    host::write(&interfaces, &scene.options, admits, &mut ask, rows);
+    let mut hold = |author: Author<'_>, direction| verdicts.add(author, direction);
+    let asking = host::Asking {
+        interfaces: &interfaces,
+        options: &scene.options,
+        ask: &ask,
+        hold: &mut hold,
+    };
+    host::write(asking, admits, rows);
 }
 
 impl Scene {

@@ -21,6 +21,7 @@ mod chain;
 mod condition;
 mod cover;
 mod fact;
+mod group;
 mod index;
 mod kin;
 mod local;
@@ -190,6 +191,8 @@ impl Compiler {
             | Kind::IPAMBlock
             | Kind::BlockAffinity
             | Kind::IPAMHandle
+            | Kind::IPAMConfiguration
+            | Kind::IPReservation
             | Kind::ClusterInformation
             | Kind::MeshConfiguration
             | Kind::KeyClaim
@@ -303,7 +306,7 @@ impl Compiler {
     /// Returns a number that rises with the work that is done: selectors asked, elements counted, rules written.
     pub const fn effort(&self) -> u64 {
         self.population.index.effort()
-            + self.locals.index.effort()
+            + self.locals.effort()
             + self.sets.effort()
             + self.chains.effort()
     }
@@ -385,8 +388,7 @@ impl Compiler {
         }
         if let Some((kin, body, is_empty)) = &step.left {
             if body.interface().is_some() {
-                self.locals
-                    .release(*kin, &self.population, &mut self.chains);
+                self.locals.release(*kin, &self.population);
             }
             if *is_empty && key.kind != Kind::HostEndpoint {
                 self.population.bury(*kin);
@@ -434,8 +436,7 @@ impl Compiler {
         }
         let former = self.locals.set_host(name, kin);
         if let Some(former) = former {
-            self.locals
-                .release(former, &self.population, &mut self.chains);
+            self.locals.release(former, &self.population);
         }
     }
 

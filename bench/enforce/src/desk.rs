@@ -12,6 +12,7 @@ use lab::{Lab, server_place};
 use model::{Object, ObjectKey};
 use serde_json::Value;
 use store::{Client, Credential, Precondition, Store};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Writes under way at once while the cluster is made.
 const AT_ONCE: usize = 64;
@@ -32,7 +33,7 @@ pub(crate) struct Written {
 
 /// Where writes are handed in.
 pub(crate) struct Desk {
-    writes: mpsc::Sender<Write>,
+    writes: UnboundedSender<Write>,
     answers: mpsc::Receiver<anyhow::Result<Written>>,
 }
 
@@ -41,25 +42,29 @@ impl Desk {
     pub(crate) fn open(lab: &Lab) -> anyhow::Result<Self> {
         let (place, file) = lab.site(|site| (server_place(site), site.credential()));
         let credential = Credential::load(&file).context("no credential")?;
-        let (writes, queue) = mpsc::channel();
+        let (writes, mut queue) = unbounded_channel();
         let (answer, answers) = mpsc::channel();
         thread::spawn(move || -> anyhow::Result<()> {
             place.enter_network().context("no way to the server")?;
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let client = runtime.block_on(async { Client::new(credential) })?;
-            for write in queue {
-                let at = Instant::now();
-                let done = runtime.block_on(carry_out(&client, write));
-                let written = done.map(|()| Written {
-                    at,
-                    took: at.elapsed(),
-                });
-                answer.send(written).context("nobody waits")?;
-            }
 
-            Ok(())
+            // It runs all the time, so that the connection says that it lives while nobody writes.
+            runtime.block_on(async {
+                let client = Client::new(credential)?;
+                while let Some(write) = queue.recv().await {
+                    let at = Instant::now();
+                    let done = carry_out(&client, write).await;
+                    let written = done.map(|()| Written {
+                        at,
+                        took: at.elapsed(),
+                    });
+                    answer.send(written).context("nobody waits")?;
+                }
+
+                Ok(())
+            })
         });
 
         Ok(Self { writes, answers })

@@ -85,7 +85,7 @@ fn keyed(rows: &Ruleset) -> Vec<Change<NftKey, NftRow>> {
     });
     let chains = rows.chains.iter().map(|(key, chain)| {
         let row = ChainRow::new(key.table, chain.clone());
-        (NftKey::Chain(key.clone()), NftRow::Chain(row))
+        (NftKey::Chain(key.clone()), NftRow::Chain(Box::new(row)))
     });
 
     let rows: BTreeMap<NftKey, NftRow> = sets.chain(elements).chain(chains).collect();

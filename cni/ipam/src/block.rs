@@ -96,6 +96,21 @@ pub fn new_block(
     }
 }
 
+/// Returns a block of nobody's with this range, to compute with.
+pub(crate) fn bare(cidr: IpNet) -> IpamBlock {
+    IpamBlock {
+        cidr,
+        affinity: None,
+        deleted: false,
+        allocations: BTreeMap::new(),
+        unallocated: Vec::new(),
+        attributes: Vec::new(),
+        sequence_number: 0,
+        sequence_number_for_allocation: BTreeMap::new(),
+        affinity_claim_time: None,
+    }
+}
+
 /// Assigns one address: the one asked for, or the one that has been free longest.
 ///
 /// A handle that holds an address of the block keeps it: asking twice is asking once.
@@ -203,7 +218,7 @@ fn place_of(block: &IpamBlock, address: IpAddr) -> Result<usize, AssignError> {
 }
 
 /// Returns the index of an attribute, which is added unless an equal one is there.
-fn attribute(block: &mut IpamBlock, attribute: Attribute) -> usize {
+pub(crate) fn attribute(block: &mut IpamBlock, attribute: Attribute) -> usize {
     let found = block
         .attributes
         .iter()
@@ -216,7 +231,7 @@ fn attribute(block: &mut IpamBlock, attribute: Attribute) -> usize {
 }
 
 /// Drops attributes that no allocation names, and renumbers the rest.
-fn prune(block: &mut IpamBlock) {
+pub(crate) fn prune(block: &mut IpamBlock) {
     let mut kept = Vec::new();
     let mut places = BTreeMap::new();
     for index in block.allocations.values_mut() {

@@ -81,6 +81,15 @@ impl Iterator for Candidates {
     }
 }
 
+/// Brings blocks of a pool, which are in order, into the order in which a node tries them.
+pub(crate) fn rotate(blocks: &mut [IpNet], pool: IpNet, block_size: u8, node: &NodeName) {
+    let Some(start) = Candidates::new(pool, block_size, node).next() else {
+        return;
+    };
+    let first = blocks.partition_point(|block| *block < start);
+    blocks.rotate_left(first);
+}
+
 /// Returns the 32-bit FNV-1 hash (multiply, then exclusive or) of bytes.
 fn fnv1(bytes: &[u8]) -> u32 {
     bytes.iter().fold(FNV_BASIS, |hash, byte| {

@@ -7,6 +7,9 @@ use model::{Family, NodeName, PodName};
 /// The name of Calico's default pod network.
 const POD_NETWORK: &str = "k8s-pod-network";
 
+/// The handle under which Calico's Windows nodes keep addresses of a block for themselves.
+pub const WINDOWS_RESERVED: &str = "windows-reserved-ipam-handle";
+
 /// Returns the handle of a pod's addresses: `k8s-pod-network.SANDBOX`.
 pub fn pod(sandbox: &str) -> String {
     format!("{POD_NETWORK}.{sandbox}")

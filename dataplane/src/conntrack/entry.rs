@@ -25,23 +25,25 @@ pub(super) mod attribute {
 
 /// Attributes of a tuple (`CTA_TUPLE_*`).
 pub(super) const IN_TUPLE_ADDRESSES: u16 = 1;
-const IN_TUPLE_PROTOCOL: u16 = 2;
+pub(super) const IN_TUPLE_PROTOCOL: u16 = 2;
 const IN_TUPLE_ZONE: u16 = 3;
 
 /// Attributes of a tuple's addresses (`CTA_IP_*`).
 pub(super) const V4_SOURCE: u16 = 1;
-const V4_DESTINATION: u16 = 2;
-const V6_SOURCE: u16 = 3;
-const V6_DESTINATION: u16 = 4;
+pub(super) const V4_DESTINATION: u16 = 2;
+pub(super) const V6_SOURCE: u16 = 3;
+pub(super) const V6_DESTINATION: u16 = 4;
 
 /// Attributes of a tuple's protocol (`CTA_PROTO_*`).
-const NUMBER: u16 = 1;
-const SOURCE_PORT: u16 = 2;
-const DESTINATION_PORT: u16 = 3;
-const ICMP_TYPE: u16 = 5;
-const ICMP_CODE: u16 = 6;
-const ICMPV6_TYPE: u16 = 8;
-const ICMPV6_CODE: u16 = 9;
+pub(super) const NUMBER: u16 = 1;
+pub(super) const SOURCE_PORT: u16 = 2;
+pub(super) const DESTINATION_PORT: u16 = 3;
+pub(super) const ICMP_ID: u16 = 4;
+pub(super) const ICMP_TYPE: u16 = 5;
+pub(super) const ICMP_CODE: u16 = 6;
+pub(super) const ICMPV6_ID: u16 = 7;
+pub(super) const ICMPV6_TYPE: u16 = 8;
+pub(super) const ICMPV6_CODE: u16 = 9;
 
 /// Bits of a connection's status (`IPS_*` of linux/netfilter/nf_conntrack_common.h).
 const IPS_DST_NAT: u32 = 1 << 5;

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::BorrowedFd,
-    time::Duration,
+    os::fd::{AsFd, BorrowedFd},
+    time::{Duration, Instant},
 };
 
 use model::{
     InterfaceName,
-    constant::{NFT_TABLE, ROUTE_PROTOCOL, SOURCE_TABLE, TUNNEL_TABLE},
+    constant::{ROUTE_PROTOCOL, SOURCE_TABLE, TUNNEL_TABLE},
     event::{Link as Underlay, LinkKind},
 };
 use rustix::{
@@ -16,18 +16,16 @@ use rustix::{
     io::Errno,
 };
 
+use super::ruleset::{self, RulesetWatch};
 use crate::{
     Component, address,
     link::{Link, Links},
-    netlink::{Attributes, NetlinkError, Protocol, Received, Socket, flag, messages, text, u32_ne},
+    netlink::{Attributes, NetlinkError, Protocol, Received, Socket, flag, messages, u32_ne},
     pod,
 };
 
 /// `RTNLGRP_*` of linux/rtnetlink.h: link, IPv4 and IPv6 addresses, routes, rules, settings.
 const ROUTE_GROUPS: [u32; 9] = [1, 5, 7, 8, 9, 11, 19, 24, 25];
-
-/// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
-const NFTABLES_GROUP: u32 = 7;
 
 /// A setting under `/proc/sys/net/ipv[46]/conf` changed (`RTM_NEWNETCONF`).
 const NEW_NETCONF: u16 = 80;
@@ -41,7 +39,7 @@ const MAIN_TABLE: u32 = 254;
 /// Hears what the kernel says.
 pub(super) struct Listener {
     route: Socket,
-    nftables: Socket,
+    ruleset: RulesetWatch,
     /// For asking what is there.
     asking: Socket,
     own_ports: BTreeSet<u32>,
@@ -63,12 +61,13 @@ pub(super) struct Heard {
 }
 
 impl Listener {
-    pub(super) fn open(own_ports: BTreeSet<u32>) -> Result<Self, NetlinkError> {
+    pub(super) fn open(
+        own_ports: BTreeSet<u32>,
+        ruleset: RulesetWatch,
+    ) -> Result<Self, NetlinkError> {
         let mut asking = Socket::open(Protocol::Route)?;
         let route = Socket::open(Protocol::Route)?;
         route.join(&ROUTE_GROUPS)?;
-        let nftables = Socket::open(Protocol::Netfilter)?;
-        nftables.join(&[NFTABLES_GROUP])?;
         let links = Links::list(&mut asking)?;
         let seen = links
             .iter()
@@ -77,7 +76,7 @@ impl Listener {
 
         Ok(Self {
             route,
-            nftables,
+            ruleset,
             asking,
             own_ports,
             seen,
@@ -86,22 +85,41 @@ impl Listener {
 
     /// Waits until something is to be read, on these sockets or on `others`.
     pub(super) fn wait<'a>(
-        &self,
+        &mut self,
         others: impl Iterator<Item = BorrowedFd<'a>>,
         patience: Duration,
     ) {
-        let mut descriptors = vec![
-            PollFd::new(&self.route, PollFlags::IN),
-            PollFd::new(&self.nftables, PollFlags::IN),
-        ];
-        descriptors.extend(others.map(|other| PollFd::from_borrowed_fd(other, PollFlags::IN)));
+        let others: Vec<_> = others.collect();
+        let end = Instant::now() + patience;
+        loop {
+            let rest = end.saturating_duration_since(Instant::now());
+            if self.wait_for_word(&others, rest.min(ruleset::PERIOD)) {
+                return;
+            }
+            if rest.is_zero() || self.ruleset.look() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until something is to be read; returns whether something is.
+    fn wait_for_word(&self, others: &[BorrowedFd<'_>], patience: Duration) -> bool {
+        let own = [self.route.as_fd(), self.ruleset.descriptor()];
+        let descriptors = own.iter().chain(others);
+        let mut descriptors: Vec<_> = descriptors
+            .map(|one| PollFd::from_borrowed_fd(*one, PollFlags::IN))
+            .collect();
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: patience.subsec_nanos().into(),
         };
         match poll(&mut descriptors, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => tracing::error!(%error, "Could not wait for the kernel"),
+            Ok(0) => false,
+            Ok(_) | Err(Errno::INTR) => true,
+            Err(error) => {
+                tracing::error!(%error, "Could not wait for the kernel");
+                false
+            }
         }
     }
 
@@ -117,20 +135,14 @@ impl Listener {
                 self.route_message(&message, tunnels, &mut heard);
             }
         }
-        while let Some(datagram) = self.nftables.hear() {
-            let Ok(datagram) = datagram else {
-                self.relearn(&mut heard);
-                continue;
-            };
-            for message in messages(&datagram) {
-                match table(&message) {
-                    Some(NFT_TABLE) if self.own_ports.contains(&message.port) => {}
-                    Some(NFT_TABLE) => drop(heard.drift.insert(Component::Nft)),
-                    Some(_) => heard.rules_of_others = true,
-                    None => {}
-                }
-            }
+        let news = self.ruleset.take_news();
+        if news.is_lost {
+            self.relearn(&mut heard);
         }
+        if news.ours {
+            heard.drift.insert(Component::Nft);
+        }
+        heard.rules_of_others |= news.others;
 
         heard
     }
@@ -140,6 +152,7 @@ impl Listener {
         tracing::info!("Notifications of the kernel were lost; looking at everything");
         heard.drift.extend(Component::ALL);
         heard.links = true;
+        heard.rules_of_others = true;
         heard.ways_of_others = true;
         match Links::list(&mut self.asking) {
             Ok(links) => {
@@ -269,23 +282,6 @@ impl Listener {
 
         Ok(found.into_values().collect())
     }
-}
-
-/// Returns the table that an nftables message is about.
-fn table<'a>(message: &Received<'a>) -> Option<&'a str> {
-    /// Bytes of `struct nfgenmsg`; the first attribute of every object's message names its table.
-    const HEADER: usize = 4;
-    const TABLE: u16 = 1;
-    /// `NFT_MSG_NEWGEN`: a transaction is over; its first attribute is a number.
-    const NEW_GENERATION: u16 = 10 << 8 | 15;
-
-    if message.kind == NEW_GENERATION {
-        return None;
-    }
-
-    Attributes::new(message.payload.get(HEADER..)?)
-        .find(TABLE)
-        .and_then(text)
 }
 
 /// Returns whether a workload interface lost what was made of it. Its way to being up loses nothing,

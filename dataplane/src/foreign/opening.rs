@@ -180,7 +180,7 @@ impl OpeningTarget {
         }
 
         match transaction.commit(&mut self.socket) {
-            Ok(()) => Ok(None),
+            Ok(_) => Ok(None),
             Err(CommitError::Refused(step, refusal)) => Ok(Some(format!("{step}: {refusal}"))),
             Err(CommitError::Netlink(error)) => Err(OpeningError::Send(Box::new(error))),
         }

@@ -73,16 +73,8 @@ pub(super) fn read(socket: &mut Socket) -> Result<BTreeMap<TableKey, Table>, Net
         };
         tables.entry(table).or_default().chains.insert(name, chain);
     }
-    let rules = socket.dump(Message::new(GET_RULE, 0, &[0; HEADER]), read_rule)?;
-    for (table, chain, steps) in rules {
-        let chain = tables
-            .get_mut(&table)
-            .and_then(|table| table.chains.get_mut(&chain));
-        if let Some(chain) = chain {
-            chain.rules.push(steps);
-        }
-    }
     for (key, table) in &mut tables {
+        read_rules(socket, key, table)?;
         read_sets(socket, key, table)?;
     }
 
@@ -112,12 +104,28 @@ fn read_chain(message: &Received<'_>) -> Option<(TableKey, String, Option<Base>)
     ))
 }
 
-fn read_rule(message: &Received<'_>) -> Option<(TableKey, String, Vec<Step>)> {
-    let (family, attributes) = split(message)?;
-    let table = foreign(attributes.find(RULE_TABLE))?;
-    let chain = attributes.find(RULE_CHAIN).and_then(text)?.to_owned();
+/// Reads a table's rules. Ours, which may be many, are never asked for.
+fn read_rules(
+    socket: &mut Socket,
+    (family, name): &TableKey,
+    table: &mut Table,
+) -> Result<(), NetlinkError> {
+    let mut request = Message::new(GET_RULE, 0, &[*family, 0, 0, 0]);
+    request.put_text(RULE_TABLE, name);
+    let rules = socket.dump(request, |message| {
+        let (_, attributes) = split(message)?;
+        let is_of_table = attributes.find(RULE_TABLE).and_then(text) == Some(name);
+        let chain = attributes.find(RULE_CHAIN).and_then(text)?.to_owned();
 
-    Some(((family, table), chain, rule::steps(attributes)))
+        is_of_table.then(|| (chain, rule::steps(attributes)))
+    })?;
+    for (chain, steps) in rules {
+        if let Some(chain) = table.chains.get_mut(&chain) {
+            chain.rules.push(steps);
+        }
+    }
+
+    Ok(())
 }
 
 fn read_sets(

@@ -14,6 +14,8 @@ pub(crate) mod flag {
     pub(crate) const REQUEST: u16 = 1;
     /// Answer also when it worked.
     pub(crate) const ACK: u16 = 4;
+    /// Tell what listeners are told.
+    pub(crate) const ECHO: u16 = 8;
     /// The dump was disturbed: ask again.
     pub(crate) const DUMP_INTERRUPTED: u16 = 0x10;
     /// Everything there is.

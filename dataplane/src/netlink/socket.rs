@@ -251,11 +251,26 @@ impl Socket {
         first: u32,
         count: u32,
     ) -> Result<Vec<Refusal>, NetlinkError> {
+        self.answers(first, count, |_| ())
+    }
+
+    /// Reads what the kernel answered, as [`acknowledgements`](Self::acknowledgements) does, and what else it said of
+    /// these messages.
+    pub(crate) fn answers(
+        &mut self,
+        first: u32,
+        count: u32,
+        mut note: impl FnMut(&Received<'_>),
+    ) -> Result<Vec<Refusal>, NetlinkError> {
         let (mut refusals, mut answered) = (Vec::new(), false);
         while let Some(length) = self.receive(RecvFlags::DONTWAIT)? {
             for message in messages(&self.buffer[..length]) {
                 let index = message.sequence.wrapping_sub(first);
-                if i32::from(message.kind) != libc::NLMSG_ERROR || index >= count {
+                if index >= count {
+                    continue;
+                }
+                if i32::from(message.kind) != libc::NLMSG_ERROR {
+                    note(&message);
                     continue;
                 }
                 answered |= index + 1 == count;

@@ -10,6 +10,7 @@ use model::{
 
 use super::{
     ChainRow, NftError, NftKey, NftRow, element,
+    handle::InPlace,
     ruleset::{FAMILIES, HeldSet, Ruleset},
     transaction::{self, Transaction},
     with_devices,
@@ -18,6 +19,8 @@ use super::{
 /// A transaction in the making.
 pub(super) struct Builder {
     pub(super) transaction: Transaction,
+    /// How chains are changed in place; a chain that has rules and is not among them is written anew.
+    pub(super) edits: BTreeMap<ChainKey, InPlace>,
     /// What must not stand in the same transaction: see [`Builder::grow_hook`].
     pub(super) later: Vec<Transaction>,
     /// A chain gets a device in the first transaction.
@@ -30,11 +33,27 @@ pub(super) struct Builder {
     pub(super) existing: BTreeSet<InterfaceName>,
 }
 
-/// Changes of a set's elements.
+/// Changes of sets' elements. What is to be changed comes set by set.
 #[derive(Default)]
-struct Delta {
-    added: BTreeSet<Element>,
-    removed: BTreeSet<Element>,
+struct Deltas<'a>(Vec<(&'a SetKey, Delta<'a>)>);
+
+/// Changes of a set's elements, in order.
+#[derive(Default)]
+struct Delta<'a> {
+    added: Vec<&'a Element>,
+    removed: Vec<&'a Element>,
+}
+
+impl<'a> Deltas<'a> {
+    /// Returns the changes of a set: those of the last one, or of a new one.
+    fn of(&mut self, set: &'a SetKey) -> &mut Delta<'a> {
+        if self.0.last().is_none_or(|(last, _)| *last != set) {
+            self.0.push((set, Delta::default()));
+        }
+        let last = self.0.len() - 1;
+
+        &mut self.0[last].1
+    }
 }
 
 impl Builder {
@@ -58,23 +77,19 @@ impl Builder {
     /// Adds the steps for all changes: what is set comes first. Chains stand empty before the elements that lead
     /// into them, and are filled last.
     pub(super) fn build(&mut self, changes: &[Change<NftKey, NftRow>]) -> Result<(), NftError> {
-        let (mut deltas, mut chains) = (BTreeMap::<&SetKey, Delta>::new(), Vec::new());
+        let (mut deltas, mut chains) = (Deltas::default(), Vec::<(&ChainKey, &ChainRow)>::new());
         let (mut dead_sets, mut dead_chains) = (Vec::new(), Vec::new());
         for change in changes {
             match change {
                 Change::Set(NftKey::Set(key), NftRow::Set(kind)) => self.set_set(key, *kind)?,
                 Change::Set(NftKey::Chain(key), NftRow::Chain(row)) => chains.push((key, row)),
                 Change::Set(NftKey::Element(set, element), _) => {
-                    deltas.entry(set).or_default().added.insert(element.clone());
+                    deltas.of(set).added.push(element);
                 }
                 // A key always comes with a row of its own sort: `Rows` pairs them.
                 Change::Set(NftKey::Set(_) | NftKey::Chain(_), _) => {}
                 Change::Unset(NftKey::Element(set, element)) => {
-                    deltas
-                        .entry(set)
-                        .or_default()
-                        .removed
-                        .insert(element.clone());
+                    deltas.of(set).removed.push(element);
                 }
                 Change::Unset(NftKey::Set(key)) => dead_sets.push(key),
                 Change::Unset(NftKey::Chain(key)) => dead_chains.push(key),
@@ -84,7 +99,7 @@ impl Builder {
         for (key, row) in &chains {
             self.set_hook(key, row.hook.as_ref());
         }
-        for (set, delta) in deltas {
+        for (set, delta) in deltas.0 {
             self.change_elements(set, delta)?;
         }
         self.set_chains(&chains);
@@ -116,7 +131,7 @@ impl Builder {
         Ok(())
     }
 
-    fn change_elements(&mut self, key: &SetKey, delta: Delta) -> Result<(), NftError> {
+    fn change_elements(&mut self, key: &SetKey, delta: Delta<'_>) -> Result<(), NftError> {
         let Some(held) = self.held.sets.get_mut(key) else {
             return match delta.added.first() {
                 None => Ok(()),
@@ -133,11 +148,12 @@ impl Builder {
         {
             return Err(NftError::Element {
                 set: key.name.to_string(),
-                element: element.clone(),
+                element: (*element).clone(),
             });
         }
-        self.deferred
-            .retain(|(set, element)| set != key || !delta.removed.contains(element));
+        for element in &delta.removed {
+            self.deferred.remove(&(key.clone(), (*element).clone()));
+        }
 
         let (deleted, added) = settle(held, key, delta, &mut self.deferred);
         self.transaction
@@ -153,9 +169,9 @@ impl Builder {
         for (key, row) in chains {
             let held = self.held.chains.get(*key);
             if let (Some(chain), true) =
-                (&row.chain, held.is_none_or(|held| held.rules != row.rules))
+                (&row.chain, held.is_none_or(|held| !held.has_rules_of(row)))
             {
-                self.set_rules(key, chain, held.is_some_and(|held| !held.rules.is_empty()));
+                self.set_rules(key, chain, held.is_some_and(|held| !held.is_empty()));
             }
             let present = row
                 .hook
@@ -163,18 +179,23 @@ impl Builder {
                 .map(|hook| with_devices(hook, |name| self.existing.contains(name)));
             let row = ChainRow {
                 hook: present,
-                rules: row.rules.clone(),
-                chain: None,
+                ..(*row).clone()
             };
             self.held.chains.insert((*key).clone(), row);
         }
     }
 
     fn set_rules(&mut self, key: &ChainKey, chain: &Chain, has_rules: bool) {
-        if has_rules {
-            self.transaction.flush_chain(key);
+        if !has_rules {
+            return self.transaction.add_rules(key, chain);
         }
-        self.transaction.add_rules(key, chain);
+        match self.edits.remove(key) {
+            Some((edit, handles)) => self.transaction.edit_chain(key, chain, &edit, &handles),
+            None => {
+                self.transaction.flush_chain(key);
+                self.transaction.add_rules(key, chain);
+            }
+        }
     }
 
     fn set_hook(&mut self, key: &ChainKey, hook: Option<&Hook>) {
@@ -280,19 +301,17 @@ impl Builder {
 fn settle(
     held: &mut HeldSet,
     key: &SetKey,
-    delta: Delta,
+    delta: Delta<'_>,
     deferred: &mut BTreeSet<(SetKey, Element)>,
 ) -> (Vec<Element>, Vec<Element>) {
     let mut deleted: Vec<Element> = Vec::new();
     for element in &delta.removed {
-        if held.elements.remove(element) {
-            deleted.push(element.clone());
-        }
+        deleted.extend(held.elements.take(*element));
     }
     let freed = take_freed(held, key, deferred);
 
     let mut added = Vec::new();
-    for element in freed.into_iter().chain(delta.added) {
+    for element in freed.into_iter().chain(delta.added.into_iter().cloned()) {
         if held.elements.contains(&element) {
             continue;
         }

@@ -6,6 +6,8 @@ pub(crate) const SUBSYSTEM: u16 = 10 << 8;
 /// Begin and end of a transaction (linux/netfilter/nfnetlink.h).
 pub(crate) const BATCH_BEGIN: u16 = 0x10;
 pub(crate) const BATCH_END: u16 = 0x11;
+/// Commit only in this generation (`NFNL_BATCH_GENID`).
+pub(crate) const BATCH_GENERATION: u16 = 1;
 
 pub(crate) const NEW_TABLE: u16 = SUBSYSTEM;
 pub(crate) const GET_TABLE: u16 = SUBSYSTEM | 1;
@@ -22,12 +24,14 @@ pub(crate) const DEL_SET: u16 = SUBSYSTEM | 11;
 pub(crate) const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 pub(crate) const GET_ELEMENT: u16 = SUBSYSTEM | 13;
 pub(crate) const DEL_ELEMENT: u16 = SUBSYSTEM | 14;
+pub(crate) const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 pub(crate) const GET_GENERATION: u16 = SUBSYSTEM | 16;
 
 pub(crate) const GENERATION_ID: u16 = 1;
 
 pub(crate) const TABLE_NAME: u16 = 1;
 pub(crate) const TABLE_FLAGS: u16 = 2;
+pub(crate) const TABLE_OWNER: u16 = 7;
 /// Only the socket that owns it may change it.
 pub(crate) const TABLE_F_OWNER: u32 = 2;
 /// It stays when its owner goes (since Linux 6.9).

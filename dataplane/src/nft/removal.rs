@@ -14,9 +14,7 @@ impl NftTarget {
         for family in present {
             transaction.delete_table(family);
         }
-        transaction
-            .commit(&mut self.socket)
-            .map_err(|error| self.refused(error))?;
+        self.commit(transaction)?;
         self.held = super::Ruleset::default();
 
         Ok(())

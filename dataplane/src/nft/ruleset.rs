@@ -14,8 +14,8 @@ use super::{
         DEVICE_NAME, EXPRESSION_DATA, EXPRESSION_NAME, GENERATION_ID, GET_CHAIN, GET_ELEMENT,
         GET_GENERATION, GET_RULE, GET_SET, GET_TABLE, HOOK_DEVICE, HOOK_DEVICES, HOOK_NUMBER,
         HOOK_PRIORITY, LIST_ELEMENTS, LIST_SET, LIST_TABLE, RULE_CHAIN, RULE_EXPRESSIONS,
-        RULE_TABLE, RULE_USERDATA, SET_DATA_TYPE, SET_F_FOREIGN, SET_F_MAP, SET_FLAGS,
-        SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_FLAGS, TABLE_NAME,
+        RULE_HANDLE, RULE_TABLE, RULE_USERDATA, SET_DATA_TYPE, SET_F_FOREIGN, SET_F_MAP, SET_FLAGS,
+        SET_KEY_TYPE, SET_NAME, SET_TABLE, TABLE_FLAGS, TABLE_NAME, TABLE_OWNER,
     },
     element, userdata,
 };
@@ -49,6 +49,17 @@ pub(super) struct Ruleset {
 pub(super) struct HeldSet {
     pub(super) kind: SetKind,
     pub(super) elements: BTreeSet<Element>,
+}
+
+impl Ruleset {
+    /// Takes less memory: what came in order lies in nodes that are half empty.
+    pub(super) fn compact(&mut self) {
+        for set in self.sets.values_mut() {
+            set.elements = std::mem::take(&mut set.elements).into_iter().collect();
+        }
+        self.sets = std::mem::take(&mut self.sets).into_iter().collect();
+        self.chains = std::mem::take(&mut self.chains).into_iter().collect();
+    }
 }
 
 /// Builds a `struct nfgenmsg`.
@@ -92,30 +103,48 @@ fn read_once(socket: &mut Socket) -> Result<Ruleset, NetlinkError> {
 }
 
 /// Returns the ruleset's generation: it changes with every transaction of anybody.
-fn generation(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
-    let read = |message: &Received<'_>| attributes(message).find(GENERATION_ID).and_then(u32_be);
-
-    match socket.get(Message::new(GET_GENERATION, 0, &header(0)), read)? {
+pub(crate) fn generation(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
+    match socket.get(Message::new(GET_GENERATION, 0, &header(0)), generation_id)? {
         Ok(generation) => Ok(generation),
         Err(refusal) => Err(NetlinkError::Dump(refusal)),
     }
 }
 
+/// Reads the number of a generation, as `NFT_MSG_NEWGEN` tells it.
+pub(super) fn generation_id(message: &Received<'_>) -> Option<u32> {
+    attributes(message).find(GENERATION_ID).and_then(u32_be)
+}
+
+/// Returns who owns each of our tables that is there: the number of a socket, zero where nobody does.
+pub(crate) fn owners(socket: &mut Socket) -> Result<Vec<u32>, NetlinkError> {
+    let mut owners = Vec::new();
+    for family in FAMILIES {
+        owners.extend(table_number(socket, family, TABLE_OWNER)?);
+    }
+
+    Ok(owners)
+}
+
 /// Returns the flags of our table; `None` where it is not there.
 fn table(socket: &mut Socket, family: NftFamily) -> Result<Option<u32>, NetlinkError> {
+    table_number(socket, family, TABLE_FLAGS)
+}
+
+/// Returns a number that our table has, zero where it has none; `None` where the table is not there.
+fn table_number(
+    socket: &mut Socket,
+    family: NftFamily,
+    attribute: u16,
+) -> Result<Option<u32>, NetlinkError> {
     let mut request = Message::new(GET_TABLE, 0, &header(number(family)));
     request.put_text(TABLE_NAME, TABLE);
     let read = |message: &Received<'_>| {
-        Some(
-            attributes(message)
-                .find(TABLE_FLAGS)
-                .and_then(u32_be)
-                .unwrap_or(0),
-        )
+        let number = attributes(message).find(attribute).and_then(u32_be);
+        Some(number.unwrap_or_default())
     };
 
     match socket.get(request, read)? {
-        Ok(flags) => Ok(flags),
+        Ok(number) => Ok(number),
         Err(refusal) if refusal.is_absence() => Ok(None),
         Err(refusal) => Err(NetlinkError::Dump(refusal)),
     }
@@ -204,22 +233,13 @@ fn read_chains(
             read_hook(attributes, family),
         ))
     })?;
-    let mut rules: BTreeMap<String, Vec<Option<u64>>> = BTreeMap::new();
-    for (chain, tag) in read_rules(socket, family, |rule| {
-        rule.find(RULE_USERDATA).and_then(userdata::tag)
-    })? {
-        rules.entry(chain).or_default().push(tag);
-    }
 
     for (name, hook) in chains {
-        let rules = rules.remove(&name).unwrap_or_default();
+        let tag = |rule: Attributes<'_>| rule.find(RULE_USERDATA).and_then(userdata::tag);
+        let rules = read_rules(socket, family, &name, tag)?;
         match hook {
             Ok(hook) => {
-                let row = ChainRow {
-                    hook,
-                    rules,
-                    chain: None,
-                };
+                let row = ChainRow::seen(family, hook, rules);
                 ruleset.chains.insert(
                     ChainKey {
                         table: family,
@@ -235,26 +255,63 @@ fn read_chains(
     Ok(())
 }
 
-/// Lists the rules of a table in order, with whatever `read` takes from each.
+/// Lists the rules of a chain in order: whatever `read` takes from each.
+///
+/// A table's rules are not asked for at once: the kernel would walk from the first one again for every 32 KiB
+/// (`__nf_tables_dump_rules` of net/netfilter/nf_tables_api.c).
 fn read_rules<T>(
     socket: &mut Socket,
     family: NftFamily,
+    chain: &str,
     read: impl Fn(Attributes<'_>) -> T,
-) -> Result<Vec<(String, T)>, NetlinkError> {
+) -> Result<Vec<T>, NetlinkError> {
     let mut request = Message::new(GET_RULE, 0, &header(number(family)));
     request.put_text(RULE_TABLE, TABLE);
+    request.put_text(RULE_CHAIN, chain);
 
     socket.dump(request, |message| {
         let attributes = attributes(message);
-        if attributes.find(RULE_TABLE).and_then(text) != Some(TABLE) {
-            return None;
-        }
+        let is_of_chain = attributes.find(RULE_TABLE).and_then(text) == Some(TABLE)
+            && attributes.find(RULE_CHAIN).and_then(text) == Some(chain);
 
-        Some((
-            attributes.find(RULE_CHAIN).and_then(text)?.to_owned(),
-            read(attributes),
-        ))
+        is_of_chain.then(|| read(attributes))
     })
+}
+
+/// Lists the names of a table's chains.
+fn chain_names(socket: &mut Socket, family: NftFamily) -> Result<Vec<String>, NetlinkError> {
+    let request = Message::new(GET_CHAIN, 0, &header(number(family)));
+
+    socket.dump(request, |message| {
+        let attributes = attributes(message);
+        let is_ours = attributes.find(CHAIN_TABLE).and_then(text) == Some(TABLE);
+        let name = attributes.find(CHAIN_NAME).and_then(text);
+
+        name.filter(|_| is_ours).map(str::to_owned)
+    })
+}
+
+/// Lists the numbers and tags of a chain's rules, in order.
+pub(super) fn handles(
+    socket: &mut Socket,
+    key: &ChainKey,
+) -> Result<Vec<(u64, Option<u64>)>, NetlinkError> {
+    let mut request = Message::new(GET_RULE, 0, &header(number(key.table)));
+    request.put_text(RULE_TABLE, TABLE);
+    request.put_text(RULE_CHAIN, &key.name);
+
+    socket.dump(request, |message| {
+        let userdata = attributes(message).find(RULE_USERDATA);
+
+        Some((handle(message)?, userdata.and_then(userdata::tag)))
+    })
+}
+
+/// Reads the number of a rule.
+pub(super) fn handle(message: &Received<'_>) -> Option<u64> {
+    let bytes = attributes(message).find(RULE_HANDLE)?;
+
+    bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// Lists what every counted rule of ours has counted.
@@ -264,24 +321,27 @@ pub(super) fn counters(socket: &mut Socket) -> Result<Vec<Counter>, NetlinkError
         if table(socket, family)?.is_none() {
             continue;
         }
-        let rules = read_rules(socket, family, |rule| {
-            let comment = rule.find(RULE_USERDATA).and_then(userdata::comment);
+        for name in chain_names(socket, family)? {
+            let rules = read_rules(socket, family, &name, |rule| {
+                let comment = rule.find(RULE_USERDATA).and_then(userdata::comment);
 
-            (comment.unwrap_or_default().to_owned(), counted(rule))
-        })?;
-        counters.extend(rules.into_iter().filter_map(|(chain, (comment, counted))| {
-            let (packets, bytes) = counted?;
+                (comment.unwrap_or_default().to_owned(), counted(rule))
+            })?;
+            let chain = ChainKey {
+                table: family,
+                name: name.into(),
+            };
+            counters.extend(rules.into_iter().filter_map(|(comment, counted)| {
+                let (packets, bytes) = counted?;
 
-            Some(Counter {
-                chain: ChainKey {
-                    table: family,
-                    name: chain.into(),
-                },
-                comment,
-                packets,
-                bytes,
-            })
-        }));
+                Some(Counter {
+                    chain: chain.clone(),
+                    comment,
+                    packets,
+                    bytes,
+                })
+            }));
+        }
     }
 
     Ok(counters)

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use model::{
     Family, InterfaceName,
-    constant::{POD_GATEWAY_V4, WORKLOAD_MAC},
+    constant::{POD_GATEWAY_V4, POD_GATEWAY_V6, WORKLOAD_MAC},
     plan::PodInterface,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -22,10 +22,6 @@ use crate::{
     netlink::{Message, NetlinkError, Protocol, Refusal, Socket, flag},
     sysctl::{self, SysctlError},
 };
-
-/// The link-local address that a host end has by its MAC address `ee:ee:ee:ee:ee:ee` (RFC 4291 appendix A).
-pub(super) const GATEWAY_V6: Ipv6Addr =
-    Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
 
 /// Attributes of an address and of a neighbour (linux/if_addr.h, linux/neighbour.h).
 const ADDRESS_LOCAL: u16 = 2;
@@ -264,7 +260,7 @@ fn up(index: u32, mtu: u32) -> Message {
 
 /// Builds the request that gives a host end the pods' IPv6 gateway address.
 pub(super) fn link_local_request(index: u32) -> Message {
-    let net = IpNet::new_assert(GATEWAY_V6.into(), 64);
+    let net = IpNet::new_assert(POD_GATEWAY_V6.into(), 64);
 
     address_request(libc::RTM_NEWADDR, flag::CREATE | flag::REPLACE, &net, index)
 }

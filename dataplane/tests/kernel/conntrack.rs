@@ -11,6 +11,9 @@ use crate::namespace::{alone, attempt, eventually, ip, nft, run, tell, veth};
 
 const BIT: u32 = 0x4_0000;
 
+/// Where connections go that there are many of.
+const CROWD: u16 = 6999;
+
 #[test]
 fn one_bit_is_written_and_the_others_stay() {
     alone(|| {
@@ -20,15 +23,15 @@ fn one_bit_is_written_and_the_others_stay() {
         let mut conntrack = Conntrack::open().unwrap();
 
         let set = conntrack.mark(BIT, Among::All, |_| Mark::Set).unwrap();
-        assert_eq!(tally(1, 1, 0), set);
+        assert_eq!(tally(1, 1, 0, 1), set);
         assert_eq!(marks("ipv4"), [BIT | 5]);
         let again = conntrack.mark(BIT, Among::All, |_| Mark::Set).unwrap();
-        assert_eq!(tally(1, 0, 0), again);
+        assert_eq!(tally(1, 0, 0, 1), again);
 
         let left = conntrack.mark(BIT, Among::All, |_| Mark::Leave).unwrap();
-        assert_eq!(tally(1, 0, 0), left);
+        assert_eq!(tally(1, 0, 0, 1), left);
         let cleared = conntrack.mark(BIT, Among::All, |_| Mark::Clear).unwrap();
-        assert_eq!(tally(1, 0, 1), cleared);
+        assert_eq!(tally(1, 0, 1, 0), cleared);
         assert_eq!(marks("ipv4"), [5]);
     });
 }
@@ -109,7 +112,16 @@ fn other_zones_are_other_programs() {
 
         let set = conntrack.mark(BIT, Among::All, |_| Mark::Set).unwrap();
 
-        assert_eq!(set, tally(1, 1, 0));
+        assert_eq!(set, tally(1, 1, 0, 1));
+        let listed = run("conntrack", "-L -p udp");
+        let zoned = listed.lines().find(|line| line.contains("zone=7")).unwrap();
+        assert!(zoned.contains("mark=0 "), "{listed}");
+
+        // Many are listed in another way than few.
+        crowd(500);
+        let set = conntrack.mark(BIT, Among::All, |_| Mark::Set).unwrap();
+
+        assert_eq!(set, tally(501, 500, 0, 501));
         let listed = run("conntrack", "-L -p udp");
         let zoned = listed.lines().find(|line| line.contains("zone=7")).unwrap();
         assert!(zoned.contains("mark=0 "), "{listed}");
@@ -130,8 +142,44 @@ fn the_kernel_lists_only_what_is_marked_where_nothing_else_is_asked_for() {
 
         let cleared = conntrack.mark(BIT, Among::Marked, |_| Mark::Clear);
 
-        assert_eq!(cleared.unwrap(), tally(1, 0, 1));
+        assert_eq!(cleared.unwrap(), tally(1, 0, 1, 0));
         assert_eq!(marks("ipv4"), [0, 0]);
+    });
+}
+
+/// Few are listed by way of `/proc` and asked for by name, many are dumped.
+#[test]
+fn few_connections_are_seen_as_many_are() {
+    alone(|| {
+        track();
+        nft("add table ip nat");
+        nft("add chain ip nat out { type nat hook output priority -100 ; }");
+        nft("add rule ip nat out udp dport 7001 dnat to 127.0.0.1:7002");
+        nft("add rule inet watch out udp dport 7000 ct mark set 5");
+        let mut open = vec![talk("127.0.0.1:7000"), talk("[::1]:7000")];
+        let client = UdpSocket::bind("127.0.0.1:7003").unwrap();
+        client.send_to(b"?", "127.0.0.1:7001").unwrap();
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let _stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        run("ping", "-c 1 127.0.0.1");
+        run("ping", "-c 1 ::1");
+        let known = |entries: Vec<Entry>| {
+            let entries = entries.into_iter();
+            let entries =
+                entries.filter(|entry| entry.original.ports.map(|to| to.1) != Some(CROWD));
+            let mut entries: Vec<_> = entries.map(|entry| format!("{entry:?}")).collect();
+            entries.sort();
+            entries
+        };
+        let few = known(entries());
+
+        crowd(500);
+        let many = entries();
+        open.clear();
+
+        assert!(many.len() > 500, "{}", many.len());
+        assert_eq!(few.len(), 6);
+        assert_eq!(known(many), few);
     });
 }
 
@@ -328,6 +376,16 @@ fn track() {
     run("sysctl", "-q -w net.netfilter.nf_conntrack_udp_timeout=600");
 }
 
+/// Opens so many connections of UDP, to a port of their own.
+fn crowd(count: u16) {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 1..=count {
+        let [a, b] = number.to_be_bytes();
+        let there = Ipv4Addr::new(127, 1, a, b).into();
+        client.send_to(b"?", SocketAddr::new(there, CROWD)).unwrap();
+    }
+}
+
 /// Opens a connection of UDP to an address, and answers nothing.
 fn talk(address: &str) -> [UdpSocket; 2] {
     let server = UdpSocket::bind(address).unwrap();
@@ -360,6 +418,11 @@ fn marks(family: &str) -> Vec<u32> {
         .collect()
 }
 
-const fn tally(seen: u64, set: u64, cleared: u64) -> Tally {
-    Tally { seen, set, cleared }
+const fn tally(seen: u64, set: u64, cleared: u64, marked: u64) -> Tally {
+    Tally {
+        seen,
+        set,
+        cleared,
+        marked,
+    }
 }

@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane::{Dataplane, KernelEvent, Ownership};
+use dataplane::{Component, Dataplane, KernelEvent, Ownership};
 use model::{
-    InterfaceName, Moment, Plan,
+    Family, InterfaceName, Moment, Plan,
     event::{Link, LinkKind},
+    firewall::Firewalls,
+    nft::{Element, NftFamily, SetKey, SetKind},
 };
 use tokio::sync::mpsc::{Receiver, error::TryRecvError};
 
@@ -134,6 +136,75 @@ fn our_own_changes_come_to_rest() {
 
         assert!(passes < 12, "{passes} passes to settle");
         assert_eq!(agent.passes, passes, "and then none");
+    });
+}
+
+/// A listener has the kernel write a notification for each element of every transaction.
+#[test]
+fn nobody_listens_to_nftables_where_the_tables_are_ours_alone() {
+    alone(|| {
+        let mut agent = Agent::new(dataplane(None), with_a_set());
+        agent.settle();
+        let is_owned = nft("list table inet meshd").contains("flags owner");
+        assert_eq!(listens_to_nftables(), !is_owned);
+    });
+    alone(|| {
+        let mut agent = Agent::new(dataplane_owning(None, Ownership::Shared), with_a_set());
+        agent.settle();
+        assert!(listens_to_nftables());
+    });
+}
+
+#[test]
+fn rules_of_others_are_told_within_a_second_and_leave_our_tables_in_peace() {
+    for ownership in [Ownership::Exclusive, Ownership::Shared] {
+        alone(move || {
+            veth("eth0", "peer0");
+            ip("addr add 192.0.2.1/24 dev eth0");
+            let mut agent = Agent::new(dataplane_owning(None, ownership), with_a_set());
+            agent.settle();
+            agent.heard.clear();
+            agent
+                .plan
+                .nft_elements
+                .set((a_set(), Element::Address([192, 0, 2, 9].into())), ());
+            agent.plan.generation += 1;
+            agent.pass();
+
+            nft("add table ip filter { chain DOCKER-USER { }; }");
+
+            let took = agent.hears("their rules", |event| {
+                matches!(event, KernelEvent::Firewalls(found) if *found != Firewalls::default())
+            });
+            tell(&format!("{ownership:?}: told after {took:?}"));
+            assert!(took < 3 * SOON, "{took:?}");
+            agent.run_for(Duration::from_millis(600));
+            let drift = KernelEvent::Drift(Component::Nft);
+            assert!(!agent.heard.contains(&drift), "{:?}", agent.heard);
+        });
+    }
+}
+
+/// Until we own them again, others can change the tables that an earlier run left.
+#[test]
+fn what_somebody_changes_in_tables_that_nobody_owns_is_told() {
+    alone(|| {
+        let mut earlier = dataplane(None);
+        let mut plan = with_a_set();
+        earlier.apply(&mut plan, at(0));
+        earlier.apply(&mut plan, at(0));
+        drop(earlier);
+        let mut next = dataplane(None);
+        let mut events = next.events().unwrap();
+
+        nft("add element inet meshd spared4 { 192.0.2.77 }");
+
+        eventually("the change", || {
+            events.try_recv() == Ok(KernelEvent::Drift(Component::Nft))
+        });
+        let report = next.apply(&mut plan, at(1));
+        assert_eq!(report.failures, [].into());
+        assert!(!nft("list table inet meshd").contains("192.0.2.77"));
     });
 }
 
@@ -274,6 +345,8 @@ struct Agent {
     started: Instant,
     retry_at: Option<Moment>,
     underlays: Vec<BTreeMap<InterfaceName, Link>>,
+    /// What was told and concerns nobody here.
+    heard: Vec<KernelEvent>,
 }
 
 impl Agent {
@@ -287,6 +360,7 @@ impl Agent {
             started: Instant::now(),
             retry_at: None,
             underlays: Vec::new(),
+            heard: Vec::new(),
         };
         agent.pass();
 
@@ -309,15 +383,16 @@ impl Agent {
         loop {
             match self.events.try_recv() {
                 Ok(KernelEvent::Drift(component)) => {
+                    self.heard.push(KernelEvent::Drift(component));
                     self.dataplane.distrust(component);
                     drifted = true;
                 }
                 Ok(KernelEvent::Underlay(links)) => self.underlays.push(links),
                 Ok(
-                    KernelEvent::Handshake { .. }
+                    event @ (KernelEvent::Handshake { .. }
                     | KernelEvent::Firewalls(_)
-                    | KernelEvent::Surroundings(_),
-                ) => {}
+                    | KernelEvent::Surroundings(_)),
+                ) => self.heard.push(event),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => panic!("the watching thread ended"),
             }
@@ -357,6 +432,18 @@ impl Agent {
         }
     }
 
+    /// Follows events until one of them is told; returns how long that took.
+    fn hears(&mut self, what: &str, is_it: impl Fn(&KernelEvent) -> bool) -> Duration {
+        let started = Instant::now();
+        while !self.heard.iter().any(&is_it) {
+            assert!(started.elapsed() < 10 * SOON, "not told: {what}");
+            self.follow();
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+
+        started.elapsed()
+    }
+
     /// Follows events until something is as it was; returns how long that took.
     fn repairs(&mut self, what: &str, mut is_back: impl FnMut() -> bool) -> Duration {
         let started = Instant::now();
@@ -372,4 +459,33 @@ impl Agent {
 
 fn rp_filter() -> String {
     fs::read_to_string("/proc/sys/net/ipv4/conf/wg.cali/rp_filter").unwrap_or_default()
+}
+
+fn with_a_set() -> Plan {
+    let mut plan = Plan {
+        in_sync: true,
+        ..Plan::default()
+    };
+    plan.nft_sets.set(a_set(), SetKind::Addresses(Family::V4));
+    plan
+}
+
+fn a_set() -> SetKey {
+    SetKey {
+        table: NftFamily::Inet,
+        name: "spared4".into(),
+    }
+}
+
+/// Returns whether a socket of this namespace hears of nftables' changes (`NFNLGRP_NFTABLES`).
+fn listens_to_nftables() -> bool {
+    const NETFILTER: &str = "12";
+    const GROUP: u32 = 1 << (7 - 1);
+
+    let sockets = fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+    sockets.lines().skip(1).any(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let groups = u32::from_str_radix(columns[3], 16).unwrap();
+        columns[1] == NETFILTER && groups & GROUP != 0
+    })
 }

@@ -6,6 +6,7 @@
 mod address;
 mod conntrack;
 mod contract;
+mod edit;
 mod event;
 mod flush;
 mod handover;

@@ -465,16 +465,10 @@ fn ingress(devices: &[&str]) -> Row {
 
 /// The same chain with one rule more behind the first.
 fn with_rule(row: Row, round: u32) -> Row {
-    let (
-        NftKey::Chain(key),
-        NftRow::Chain(ChainRow {
-            chain: Some(mut chain),
-            ..
-        }),
-    ) = row
-    else {
+    let (NftKey::Chain(key), NftRow::Chain(row)) = row else {
         panic!("a chain");
     };
+    let mut chain = row.chain.expect("of the plan");
     let more = rule(
         &format!("round {round}"),
         [Match::Protocol(Sense::Is, 6)],
@@ -483,7 +477,7 @@ fn with_rule(row: Row, round: u32) -> Row {
     chain.rules = chain.rules.iter().cloned().chain([more]).collect();
     let row = ChainRow::new(key.table, chain);
 
-    (NftKey::Chain(key), NftRow::Chain(row))
+    (NftKey::Chain(key), NftRow::Chain(Box::new(row)))
 }
 
 fn target(ownership: Ownership) -> NftTarget {

@@ -496,7 +496,7 @@ pub(crate) fn chain(table: NftFamily, name: &str, hook: Option<Hook>, rules: Vec
             table,
             name: name.into(),
         }),
-        NftRow::Chain(row),
+        NftRow::Chain(Box::new(row)),
     )
 }
 

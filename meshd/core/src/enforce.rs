@@ -52,6 +52,8 @@ pub(crate) const fn is_kept(kind: Kind) -> bool {
         | Kind::IPAMBlock
         | Kind::BlockAffinity
         | Kind::IPAMHandle
+        | Kind::IPAMConfiguration
+        | Kind::IPReservation
         | Kind::FelixConfiguration
         | Kind::ClusterInformation
         | Kind::MeshConfiguration

@@ -233,6 +233,8 @@ impl Facts {
             },
             Kind::BlockAffinity
             | Kind::IPAMHandle
+            | Kind::IPAMConfiguration
+            | Kind::IPReservation
             | Kind::WorkloadEndpoint
             | Kind::ClusterInformation
             | Kind::Namespace

@@ -33,9 +33,6 @@ use crate::{
     task::{Ended, PodTask, TaskKey},
 };
 
-/// Name of the network in handles, as Calico's CNI configuration has it.
-const NETWORK: &str = "k8s-pod-network";
-
 /// How long a pod's answer waits for its namespace, which comes with its first endpoint. A pod without one stays
 /// closed.
 const NAMESPACE_PATIENCE: Duration = Duration::from_secs(2);
@@ -111,7 +108,7 @@ impl Pods {
 impl Pod {
     fn new(request: PodRequest) -> Self {
         Self {
-            handle: Some(format!("{NETWORK}.{}", request.sandbox)),
+            handle: Some(format!("{}.{}", request.network, request.sandbox)),
             request: Some(request),
             addresses: BTreeMap::new(),
             stage: Stage::Assigning,

@@ -6,6 +6,7 @@
 //! POST   /v1/applied             [Held] → the objects that are not in the kernel yet
 //! POST   /v1/pods                PodRequest → PodAnswer, once the pod's interface is up and guarded
 //! DELETE /v1/pods/NAMESPACE/POD
+//! POST   /v1/cni/…               what the CNI plugin asks, see `cni`
 //! POST   /v1/why                 Probe → [Why]
 //! GET    /v1/endpoint/NAME       [View]; NAME is NAMESPACE/POD, host/NODE or host/NODE/INTERFACE
 //! ```
@@ -28,6 +29,7 @@ use meshd_core::why::Inquiry;
 use model::{
     ObjectKey, PodName,
     action::PodAnswer,
+    cni::{AttachmentKey, Survivors},
     event::PodRequest,
     status::{Held, PeerStatus, Status},
 };
@@ -37,7 +39,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::question;
+use super::{cni, question};
 
 /// Largest request body, in bytes.
 const BODY_MAX: usize = 8 * 1024 * 1024;
@@ -58,6 +60,12 @@ pub(crate) enum Ask {
     AddPod(Box<PodRequest>, oneshot::Sender<Result<PodAnswer, String>>),
     /// `DELETE /v1/pods/…`.
     DeletePod(PodName, oneshot::Sender<Result<(), String>>),
+    /// `POST /v1/cni/del`: the pod that an attachment made goes, if there is one.
+    Detach(AttachmentKey, oneshot::Sender<Result<(), String>>),
+    /// `POST /v1/cni/check`: what was asked for then.
+    Attached(AttachmentKey, oneshot::Sender<Option<Box<PodRequest>>>),
+    /// `POST /v1/cni/gc`: every pod of a network goes but those that the runtime still has.
+    Collect(Survivors, oneshot::Sender<Result<(), String>>),
     /// A scrape of the metrics.
     Metrics(oneshot::Sender<String>),
     /// `POST /v1/why`, `GET /v1/endpoint/…`: a copy of what they are answered from.
@@ -108,6 +116,7 @@ pub(crate) async fn serve(path: &Path, asks: mpsc::Sender<Ask>) -> anyhow::Resul
         .route("/v1/endpoint/{*name}", get(question::endpoint))
         .route("/v1/pods", post(add_pod))
         .route("/v1/pods/{namespace}/{name}", delete(delete_pod))
+        .merge(cni::routes())
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(only_root))
         .with_state(asks);

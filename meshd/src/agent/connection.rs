@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One recheck runs at a time; what changes meanwhile is judged by the next, which begins at once where nothing has
-//! been judged for a while. Where policy changes all the time, rechecks take a third of one processor at most.
+//! been judged for a while. A change that only allows more ([`Effect`]) has nobody looked at but those that were cut.
 
 mod recheck;
 
@@ -20,19 +20,26 @@ use std::{
 };
 
 use anyhow::Context;
-use dataplane::{Component, Report};
+use dataplane::{Among, Component, Report};
 use model::{
     Plan, PodName, Table,
     nft::{Chain, ChainKey, Element, SetKey},
     plan::PodInterface,
     resource::mesh_configuration::EstablishedConnections,
 };
+use policy::Effect;
 
 use self::recheck::Recheck;
 use super::metrics::ConnectionCounters;
 
-/// How many times as long as it ran a recheck rests: a third of one processor is its share.
+/// How many times as long as it ran a recheck rests, where that is between these two: few connections are judged at
+/// most twenty times a second, and many are cut within a second, though policy changes all the time.
 const REST: u32 = 2;
+const SHORTEST_REST: Duration = Duration::from_millis(50);
+const LONGEST_REST: Duration = Duration::from_millis(250);
+
+/// How many changes may wait one by one; what is more is put together, and its effect is not asked for.
+const STEPS: usize = 64;
 
 /// How long after a failure it is tried again; each further failure doubles that, up to the second figure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -59,7 +66,8 @@ struct Shared {
 /// What the thread is to do.
 #[derive(Debug, Default)]
 struct Todo {
-    delta: Delta,
+    /// Changes in their order.
+    steps: Vec<Delta>,
     /// Connections are to be judged, because of this.
     due: Option<Cause>,
     setting: EstablishedConnections,
@@ -82,6 +90,16 @@ struct Delta {
     chains: BTreeMap<ChainKey, Option<Chain>>,
     elements: BTreeMap<(SetKey, Element), bool>,
     pods: BTreeMap<PodName, Option<PodInterface>>,
+    /// It came into the kernel in several steps: what was there between them is not known.
+    is_piecemeal: bool,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+struct Task {
+    steps: Vec<Delta>,
+    cause: Cause,
+    setting: EstablishedConnections,
 }
 
 impl Connections {
@@ -94,6 +112,7 @@ impl Connections {
             recheck,
             counters,
             setting: EstablishedConnections::Recheck,
+            debt: Debt::default(),
             retry: FIRST_RETRY,
         };
         thread::Builder::new()
@@ -132,8 +151,11 @@ impl Connections {
 
     /// Has connections judged, where a pass has brought policy up to date.
     pub(crate) fn applied(&mut self, report: &Report) {
-        let is_idle = self.pending.is_empty() && !self.is_damaged;
-        if is_idle || report.failures.contains_key(Component::Nft.name()) {
+        if self.pending.is_empty() && !self.is_damaged {
+            return;
+        }
+        if report.failures.contains_key(Component::Nft.name()) {
+            self.pending.is_piecemeal = true;
             return;
         }
         let pending = mem::take(&mut self.pending);
@@ -143,7 +165,7 @@ impl Connections {
             (false, false) => None,
         };
         let mut todo = self.shared.todo();
-        todo.delta.merge(pending);
+        todo.add(pending);
         todo.due = match (todo.due, cause) {
             (Some(Cause::Repair), _) => Some(Cause::Repair),
             (due, cause) => cause.or(due),
@@ -166,14 +188,18 @@ impl Shared {
     }
 
     /// Waits until connections are to be judged; `None` when the agent ends.
-    fn next(&self) -> Option<(Delta, Cause, EstablishedConnections)> {
+    fn next(&self) -> Option<Task> {
         let mut todo = self.todo();
         loop {
             if todo.is_over {
                 return None;
             }
             if let Some(cause) = todo.due.take() {
-                return Some((mem::take(&mut todo.delta), cause, todo.setting));
+                return Some(Task {
+                    steps: mem::take(&mut todo.steps),
+                    cause,
+                    setting: todo.setting,
+                });
             }
             todo = self.wake.wait(todo).unwrap_or_else(PoisonError::into_inner);
         }
@@ -186,6 +212,17 @@ impl Shared {
             .wake
             .wait_timeout_while(todo, time, |todo| !todo.is_over);
         drop(rested);
+    }
+}
+
+impl Todo {
+    /// Adds what one pass brought into the kernel.
+    fn add(&mut self, delta: Delta) {
+        let is_full = self.steps.len() >= STEPS;
+        match self.steps.last_mut().filter(|_| is_full) {
+            Some(last) => last.merge(delta),
+            None => self.steps.push(delta),
+        }
     }
 }
 
@@ -210,6 +247,7 @@ impl Delta {
         self.chains.extend(later.chains);
         self.elements.extend(later.elements);
         self.pods.extend(later.pods);
+        self.is_piecemeal = true;
     }
 
     fn is_empty(&self) -> bool {
@@ -236,18 +274,35 @@ struct Worker {
     counters: ConnectionCounters,
     /// What was done last.
     setting: EstablishedConnections,
+    debt: Debt,
     retry: Duration,
+}
+
+/// Who has to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Debt {
+    /// What the changes that nobody was judged by can do.
+    effect: Effect,
+    /// How many connections are cut, as far as is known: they may be allowed again.
+    cut: Option<u64>,
 }
 
 impl Worker {
     fn run(mut self) {
-        while let Some((delta, cause, setting)) = self.shared.next() {
-            self.recheck.take_in(delta);
+        while let Some(task) = self.shared.next() {
+            let Task {
+                steps,
+                cause,
+                setting,
+            } = task;
+            for step in steps {
+                self.debt.add(self.recheck.take_in(step));
+            }
             let started = Instant::now();
             let rest = match self.judge(cause, setting, started) {
                 Ok(()) => {
                     self.retry = FIRST_RETRY;
-                    started.elapsed() * REST
+                    (started.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST)
                 }
                 Err(error) => {
                     let reason = format!("{error:#}");
@@ -269,12 +324,23 @@ impl Worker {
         setting: EstablishedConnections,
         started: Instant,
     ) -> anyhow::Result<()> {
-        let tally = match setting {
-            EstablishedConnections::Recheck => self.recheck.run()?,
-            EstablishedConnections::Keep if self.setting == setting => return Ok(()),
-            EstablishedConnections::Keep => self.recheck.forget()?,
+        let is_new = mem::replace(&mut self.setting, setting) != setting;
+        if is_new || cause == Cause::Repair {
+            self.debt = Debt::default();
+        }
+        let tally = match (setting, self.debt.among()) {
+            (EstablishedConnections::Keep, None) => return Ok(()),
+            (EstablishedConnections::Recheck, None) => {
+                tracing::debug!("Policy allows no less: no connection is looked at");
+                return Ok(());
+            }
+            (EstablishedConnections::Recheck, Some(among)) => self.recheck.run(among)?,
+            (EstablishedConnections::Keep, Some(_)) => self.recheck.forget()?,
         };
-        self.setting = setting;
+        self.debt = Debt {
+            effect: Effect::Widens,
+            cut: Some(tally.marked),
+        };
         let taken = started.elapsed();
         self.counters.note(&tally, taken);
         let milliseconds = taken.as_millis();
@@ -304,6 +370,31 @@ impl Worker {
         }
 
         Ok(())
+    }
+}
+
+impl Default for Debt {
+    /// Anything may have been.
+    fn default() -> Self {
+        Self {
+            effect: Effect::MayCut,
+            cut: None,
+        }
+    }
+}
+
+impl Debt {
+    fn add(&mut self, effect: Effect) {
+        self.effect = self.effect.max(effect);
+    }
+
+    /// Returns which connections have to be looked at.
+    const fn among(self) -> Option<Among> {
+        match (self.effect, self.cut) {
+            (Effect::MayCut, _) => Some(Among::All),
+            (Effect::Widens, Some(0)) => None,
+            (Effect::Widens, Some(_) | None) => Some(Among::Marked),
+        }
     }
 }
 
@@ -372,7 +463,9 @@ mod tests {
         connections.note(&plan);
         connections.applied(&Report::default());
         assert_eq!(shared.todo().due, Some(Cause::Policy));
-        assert!(shared.todo().delta.chains.contains_key(&chain));
+        let steps = &shared.todo().steps;
+        assert!(steps[0].chains.contains_key(&chain));
+        assert!(steps[0].is_piecemeal);
     }
 
     #[test]
@@ -392,5 +485,37 @@ mod tests {
         connections.note_damage();
         connections.applied(&Report::default());
         assert_eq!(shared.todo().due, Some(Cause::Repair));
+    }
+
+    #[test]
+    fn who_was_cut_is_looked_at_until_nobody_is() {
+        let mut debt = Debt::default();
+        assert_eq!(debt.among(), Some(Among::All));
+
+        debt = Debt {
+            effect: Effect::Widens,
+            cut: Some(3),
+        };
+        assert_eq!(debt.among(), Some(Among::Marked));
+
+        debt.cut = Some(0);
+        debt.add(Effect::Widens);
+        assert_eq!(debt.among(), None);
+        debt.add(Effect::MayCut);
+        debt.add(Effect::Widens);
+        assert_eq!(debt.among(), Some(Among::All));
+    }
+
+    /// What was allowed for a moment opened connections that only the steps tell of.
+    #[test]
+    fn changes_wait_one_by_one_and_are_not_weighed_together() {
+        let mut todo = Todo::default();
+        for _ in 0..STEPS + 2 {
+            todo.add(Delta::default());
+        }
+
+        assert_eq!(todo.steps.len(), STEPS);
+        assert!(todo.steps[STEPS - 1].is_piecemeal);
+        assert!(!todo.steps[STEPS - 2].is_piecemeal);
     }
 }

@@ -6,7 +6,11 @@ use std::{
 };
 
 use anyhow::Context;
-use model::{PodName, event::PodRequest};
+use model::{
+    PodName,
+    cni::{AttachmentKey, Survivors},
+    event::PodRequest,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::stored;
@@ -65,6 +69,24 @@ impl PodFile {
             .collect()
     }
 
+    /// Returns the pod that an attachment made, unless another container took its place since.
+    pub(crate) fn attached(&self, key: &AttachmentKey) -> Option<&PodRequest> {
+        self.pods.values().find(|pod| is_of(pod, key))
+    }
+
+    /// Returns the pods of a network that none of the attachments `valid` made.
+    pub(crate) fn left_over(&self, survivors: &Survivors) -> Vec<PodName> {
+        let is_left = |pod: &&PodRequest| {
+            pod.network == survivors.network && !survivors.valid.iter().any(|key| is_of(pod, key))
+        };
+
+        self.pods
+            .values()
+            .filter(is_left)
+            .map(|pod| pod.pod.clone())
+            .collect()
+    }
+
     /// Remembers a pod.
     pub(crate) fn add(&mut self, pod: PodRequest) -> anyhow::Result<()> {
         self.pods.insert(pod.pod.clone(), pod);
@@ -93,6 +115,10 @@ impl PodFile {
             )
         })
     }
+}
+
+fn is_of(pod: &PodRequest, key: &AttachmentKey) -> bool {
+    pod.sandbox == key.container.as_str() && pod.interface == key.interface
 }
 
 #[cfg(test)]
@@ -124,9 +150,40 @@ mod tests {
         assert!(PodFile::open(path).is_err());
     }
 
+    #[test]
+    fn an_attachment_is_a_pod_only_while_its_container_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = PodFile::open(folder.path().join("pods.json")).unwrap();
+        let of = |container: &str, network: &str| PodRequest {
+            sandbox: container.to_owned(),
+            network: network.parse().unwrap(),
+            ..pod(container, "/proc/self/ns/net")
+        };
+        for (container, network) in [("kept", "mesh"), ("lost", "mesh"), ("other", "another")] {
+            file.add(of(container, network)).unwrap();
+        }
+        let key = |container: &str, interface: &str| AttachmentKey {
+            container: container.parse().unwrap(),
+            interface: interface.parse().unwrap(),
+        };
+
+        assert!(file.attached(&key("kept", "eth0")).is_some());
+        assert!(file.attached(&key("older", "eth0")).is_none());
+        assert!(file.attached(&key("kept", "eth1")).is_none());
+        let survivors = Survivors {
+            network: "mesh".parse().unwrap(),
+            valid: [key("kept", "eth0")].into(),
+        };
+        assert_eq!(
+            file.left_over(&survivors),
+            [PodName::parse("default/lost").unwrap()]
+        );
+    }
+
     fn pod(name: &str, netns: &str) -> PodRequest {
         PodRequest {
             pod: PodName::parse(&format!("default/{name}")).unwrap(),
+            network: PodRequest::usual_network(),
             sandbox: name.to_owned(),
             netns: netns.to_owned(),
             interface: "eth0".parse().unwrap(),

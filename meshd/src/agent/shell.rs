@@ -12,7 +12,7 @@ use futures::StreamExt;
 use meshd_core::{WATCHED, World};
 use model::{
     Action, ActionId, ActionKind, ActionResult, Event, Moment, NodeName, Object, ObjectKey, Pass,
-    PodName, PublicKey, Resource,
+    Plan, PodName, PublicKey, Resource,
     action::PodAnswer,
     event::PodRequest,
     status::{Held, PeerStatus, Status},
@@ -32,13 +32,19 @@ use super::{
     pods::PodFile,
     recording::Recorder,
 };
-use crate::{former::FormerSettings, guard::LastGood};
+use crate::{former::FormerSettings, guard::LastGood, memory};
 
 /// How many store events are taken in before the plan is applied.
 const BATCH: usize = 4096;
 
 /// How often the server is asked from where it sees us.
 const HELLO_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Rows of nftables that one pass brings in or takes away, from which on what it took is given back to the machine.
+const LARGE_PASS: usize = 1000;
+
+/// How long after it: until the thread that judges connections is done with it, too.
+const GIVE_BACK_AFTER: Duration = Duration::from_millis(100);
 
 /// The parts of a running agent.
 pub(crate) struct Shell {
@@ -65,6 +71,8 @@ pub(crate) struct Shell {
     applied: Option<Report>,
     /// What the brain was told last of a pass.
     told: Option<Pass>,
+    /// When to give back what is free: something large was done.
+    give_back_at: Option<Instant>,
 }
 
 impl Shell {
@@ -108,6 +116,7 @@ impl Shell {
             former,
             applied: None,
             told: None,
+            give_back_at: None,
         })
     }
 
@@ -146,7 +155,7 @@ impl Shell {
                 Some((id, result)) = self.ended.recv() => self.tell(Event::ActionDone(id, result))?,
                 Some(source) = greeted.recv() => self.tell(Event::ServerSawUs(source))?,
                 _ = hello.tick() => self.greet(&greetings),
-                () = tokio::time::sleep_until(wake.into()) => self.tell(Event::Tick)?,
+                () = tokio::time::sleep_until(wake.into()) => self.tick()?,
                 else => anyhow::bail!("every source of the agent ended"),
             }
             self.settle()?;
@@ -232,6 +241,18 @@ impl Shell {
         });
     }
 
+    /// It is time for what waits.
+    fn tick(&mut self) -> anyhow::Result<()> {
+        if self.give_back_at.is_some_and(|at| at <= Instant::now()) {
+            self.give_back_at = None;
+            self.world.plan().compact();
+            self.dataplane.compact();
+            memory::give_back();
+        }
+
+        self.tell(Event::Tick)
+    }
+
     fn tell(&mut self, event: Event) -> anyhow::Result<()> {
         let now = self.now();
         if let Some(recorder) = &mut self.recorder {
@@ -280,8 +301,12 @@ impl Shell {
             recorder.plan(self.world.plan(), now)?;
         }
         self.connections.note(self.world.plan());
+        let is_large = nft_changes(self.world.plan()) >= LARGE_PASS;
         let report = block_in_place(|| self.dataplane.apply(self.world.plan(), now));
         self.connections.applied(&report);
+        if is_large {
+            self.will_give_back();
+        }
         let is_whole = report.failures.is_empty();
         if !report.troubles().is_empty() {
             self.counters.dataplane_failures.inc();
@@ -345,13 +370,24 @@ impl Shell {
             Ask::Inquire(reply) => {
                 let peers = self.peers(now);
                 drop(reply.send(Box::new(self.world.inquire(peers))));
+                self.will_give_back();
             }
             Ask::Ready(reply) => drop(reply.send(ready(&self.status(now)))),
             Ask::AddPod(request, reply) => return self.add_pod(*request, reply),
             Ask::DeletePod(pod, reply) => {
-                self.pods.remove(&pod)?;
-                self.tell(Event::PodReleased(pod))?;
-                self.settle()?;
+                self.release([pod])?;
+                drop(reply.send(Ok(())));
+            }
+            Ask::Detach(key, reply) => {
+                let pod = self.pods.attached(&key).map(|found| found.pod.clone());
+                self.release(pod)?;
+                drop(reply.send(Ok(())));
+            }
+            Ask::Attached(key, reply) => {
+                drop(reply.send(self.pods.attached(&key).cloned().map(Box::new)));
+            }
+            Ask::Collect(survivors, reply) => {
+                self.release(self.pods.left_over(&survivors))?;
                 drop(reply.send(Ok(())));
             }
         }
@@ -371,6 +407,16 @@ impl Shell {
             .push(reply);
 
         self.tell(Event::PodRequested(request))
+    }
+
+    /// Takes pods off the machine; returns once the kernel has let go of them.
+    fn release(&mut self, pods: impl IntoIterator<Item = PodName>) -> anyhow::Result<()> {
+        for pod in pods {
+            self.pods.remove(&pod)?;
+            self.tell(Event::PodReleased(pod))?;
+        }
+
+        self.settle()
     }
 
     fn status(&mut self, now: Moment) -> Status {
@@ -434,6 +480,11 @@ impl Shell {
         }
     }
 
+    fn will_give_back(&mut self) {
+        let at = Instant::now() + GIVE_BACK_AFTER;
+        self.give_back_at.get_or_insert(at);
+    }
+
     fn now(&self) -> Moment {
         Moment::after_start(self.started.elapsed())
     }
@@ -448,8 +499,15 @@ impl Shell {
             .min()
             .unwrap_or(latest);
 
-        self.started + at.min(latest).since_start()
+        let at = self.started + at.min(latest).since_start();
+
+        self.give_back_at.map_or(at, |early| early.min(at))
     }
+}
+
+/// Returns how many rows of nftables the next pass changes.
+fn nft_changes(plan: &Plan) -> usize {
+    plan.nft_elements.change_count() + plan.nft_chains.change_count()
 }
 
 fn parsed(object: &Object) -> Event {

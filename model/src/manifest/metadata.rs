@@ -196,6 +196,8 @@ fn check_name(object: &Object) -> Result<(), FieldError> {
         | Kind::IPAMBlock
         | Kind::BlockAffinity
         | Kind::IPAMHandle
+        | Kind::IPAMConfiguration
+        | Kind::IPReservation
         | Kind::WorkloadEndpoint
         | Kind::FelixConfiguration
         | Kind::ClusterInformation

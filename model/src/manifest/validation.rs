@@ -70,6 +70,8 @@ pub const fn neighbours(kind: Kind) -> &'static [Kind] {
         | Kind::MeshNode
         | Kind::BlockAffinity
         | Kind::IPAMHandle
+        | Kind::IPAMConfiguration
+        | Kind::IPReservation
         | Kind::WorkloadEndpoint
         | Kind::FelixConfiguration
         | Kind::ClusterInformation

@@ -102,6 +102,14 @@ impl BlockAffinity {
         }
     }
 
+    /// Returns the affinity with another state.
+    pub fn with(&self, state: AffinityState) -> Self {
+        Self {
+            state,
+            ..self.clone()
+        }
+    }
+
     /// Returns the name of a node's affinity to a block: `NODE-BLOCKNAME`.
     ///
     /// A name of 253 bytes or more is shortened as Calico does it: the node's

@@ -23,6 +23,9 @@ pub struct IpPool {
     pub allowed_uses: Vec<AllowedUse>,
     /// Which nodes may claim blocks (source text of a Calico selector).
     pub node_selector: String,
+    /// Pods of which namespaces get its addresses (source text of a Calico selector); empty means all.
+    #[serde(default)]
+    pub namespace_selector: String,
     /// Whether addresses are handed out without being asked for by pool.
     pub automatic: bool,
 }
@@ -48,6 +51,7 @@ struct Stored {
     disabled: Option<bool>,
     allowed_uses: Option<Vec<AllowedUse>>,
     node_selector: Option<String>,
+    namespace_selector: Option<String>,
     assignment_mode: Option<AssignmentMode>,
 }
 
@@ -108,6 +112,7 @@ impl TryFrom<&Object> for IpPool {
                 .filter(|uses| !uses.is_empty())
                 .unwrap_or_else(|| vec![AllowedUse::Workload, AllowedUse::Tunnel]),
             node_selector: stored.node_selector.unwrap_or_default(),
+            namespace_selector: stored.namespace_selector.unwrap_or_default(),
             automatic: stored.assignment_mode != Some(AssignmentMode::Manual),
         })
     }
@@ -134,6 +139,7 @@ mod tests {
                 disabled: false,
                 allowed_uses: vec![AllowedUse::Workload, AllowedUse::Tunnel],
                 node_selector: String::new(),
+                namespace_selector: String::new(),
                 automatic: true,
             }
         );

@@ -166,6 +166,36 @@ pub(super) const IPAM_HANDLE: &[Field] = &[
     STATUS,
 ];
 
+/// `IPAMConfiguration`.
+pub(super) const IPAM_CONFIGURATION: &[Field] = &[
+    Field::required(
+        "spec",
+        Shape::Fields(&[
+            Field::optional("strictAffinity", Shape::Bool),
+            Field::optional("maxBlocksPerHost", Shape::Number(0, 1_000_000)),
+            Field::optional("autoAllocateBlocks", Shape::Bool),
+            Field::optional(
+                "kubeVirtVMAddressPersistence",
+                Shape::Word(&["Enabled", "Disabled"]),
+            ),
+            Field::optional("ipCooldownSeconds", Shape::Number(0, 1200)),
+        ]),
+    ),
+    STATUS,
+];
+
+/// `IPReservation`.
+pub(super) const IP_RESERVATION: &[Field] = &[
+    Field::required(
+        "spec",
+        Shape::Fields(&[Field::optional(
+            "reservedCIDRs",
+            Shape::List(&Shape::NetworkOrAddress, 1024),
+        )]),
+    ),
+    STATUS,
+];
+
 /// `WorkloadEndpoint`.
 pub(super) const WORKLOAD_ENDPOINT: &[Field] = &[
     Field::required(

@@ -1,20 +1,21 @@
 //! Chains of endpoints: which policies are asked, tier by tier, and then the profiles.
 //!
-//! Endpoints of which the same is asked share a chain; its name is made of its rules. `Pass` and a tier that ends
-//! with it lead on into a chain of what is asked afterwards; it always ends the packet's way, so that nothing comes
-//! back.
+//! Endpoints of which the same is asked share a chain, named after the least of their interfaces: a policy that comes
+//! or goes is a rule more or less in a chain that keeps its name. `Pass` and a tier that ends with it lead on into a
+//! chain of what is asked afterwards; it always ends the packet's way, so that nothing comes back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
+    InterfaceName, ObjectKey,
     constant::PASS_MARK,
-    nft::{Rule, Statement},
+    nft::{Chain, Name, Rule, Statement},
     policy::{Action, Direction, Policy, Profile, Stage, Tier, TierAction, order},
 };
 
 use super::{
-    Options, Scene, name,
-    verdict::{Author, clear, denial, marked, plain},
+    Options, Ruleset, Scene, name,
+    verdict::{self, Author, clear, denial, marked, plain},
 };
 
 type Labels = BTreeMap<String, String>;
@@ -59,16 +60,14 @@ pub(crate) struct Asked<'a> {
     pub(crate) options: &'a Options,
 }
 
-/// The chains that ask.
-pub(crate) struct Group<'a> {
-    pub(crate) direction: Direction,
-    /// The name of the first.
-    pub(crate) root: String,
-    /// The rules of each, by name.
-    pub(crate) chains: Vec<(String, Vec<Rule>)>,
-    /// Whose chains they jump to.
-    pub(crate) authors: Vec<Author<'a>>,
-}
+/// The rules of the chains that ask, by name.
+pub(crate) type Group = Vec<(String, Vec<Rule>)>;
+
+/// An interface that is asked about; `None` is each that has no endpoint of its own.
+pub(crate) type Seat = Option<InterfaceName>;
+
+/// Is told whose chains a direction's groups jump to.
+pub(crate) type Holding<'a, 'h> = dyn FnMut(Author<'a>, Direction) + 'h;
 
 impl<'a> Tiers<'a> {
     /// Sorts the policies into their tiers; one that nobody made is behind all others, and denies.
@@ -133,50 +132,65 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Returns the chains that ask all that is to be asked of an endpoint. `head` comes first.
-    pub(crate) fn group(&self, head: Vec<Rule>) -> Group<'a> {
-        let passing = self.tiers.iter().filter(|tier| self.passes(tier)).count();
-        let mut group = Group {
-            direction: self.question.direction,
-            root: String::new(),
-            chains: Vec::new(),
-            authors: Vec::new(),
-        };
+    /// Returns whose chains are asked, in order: endpoints of which these are the same share a group. `None` where
+    /// more tiers pass than can be followed.
+    pub(crate) fn authors(&self) -> Option<Vec<Author<'a>>> {
+        if self.is_too_deep() {
+            return None;
+        }
+        let mut found = Vec::new();
+        for tier in &self.tiers {
+            found.extend(tier.policies.iter().copied().map(Author::Policy));
+            let ends = tier_end(self.question.point, tier.tier) == TierAction::Deny;
+            if ends && !self.passes(tier) {
+                return Some(found);
+            }
+        }
+        if self.question.point == Point::Normal {
+            found.extend(self.profiles.iter().copied().map(Author::Profile));
+        }
+
+        Some(found)
+    }
+
+    /// Returns the chains that ask all that is to be asked of an endpoint; packets enter the one of the group's name.
+    /// `head` comes first.
+    pub(crate) fn group(&self, name: &str, head: Vec<Rule>) -> Group {
+        let mut group = Group::new();
         let mut rules = head;
-        if passing > self.options.limits.passing_tiers {
+        if self.is_too_deep() {
             let comment = "more tiers pass than the kernel can follow".to_owned();
             rules.push(denial(self.options, self.question.direction, comment));
         } else {
-            rules.extend(self.ask(&self.tiers, &mut group));
+            rules.extend(self.ask(&self.tiers, name, &mut group));
         }
-        group.root = self.put(rules, &mut group);
+        group.push((name.to_owned(), rules));
 
         group
     }
 
-    /// Adds a chain under the name that its rules give it.
-    fn put(&self, rules: Vec<Rule>, group: &mut Group<'a>) -> String {
-        let prefix = format!("group_{}", name::word(self.question.direction));
-        let name = name::hashed(&prefix, &text(&rules));
-        group.chains.push((name.clone(), rules));
+    fn is_too_deep(&self) -> bool {
+        let passing = self.tiers.iter().filter(|tier| self.passes(tier)).count();
 
-        name
+        passing > self.options.limits.passing_tiers
     }
 
     /// Returns the rules that ask tiers, and then what stands behind the last.
-    fn ask(&self, tiers: &[Applying<'a>], group: &mut Group<'a>) -> Vec<Rule> {
+    fn ask(&self, tiers: &[Applying<'a>], name: &str, group: &mut Group) -> Vec<Rule> {
         let Some((first, others)) = tiers.split_first() else {
-            return self.end(group);
+            return self.end();
         };
         let after = if self.passes(first) {
             let mut rules = vec![clear(PASS_MARK, "the tier has been left")];
-            rules.extend(self.ask(others, group));
-            Some(self.put(rules, group))
+            rules.extend(self.ask(others, name, group));
+            let after = name::behind(name, &first.tier.name);
+            group.push((after.clone(), rules));
+            Some(after)
         } else {
             None
         };
 
-        let mut rules = self.ask_policies(first, after.as_ref(), group);
+        let mut rules = self.ask_policies(first, after.as_ref());
         match (tier_end(self.question.point, first.tier), after) {
             (TierAction::Deny, _) => {
                 let comment = tier_comment(first.tier, "ends: Deny");
@@ -186,30 +200,20 @@ impl<'a> Asked<'a> {
                 let comment = tier_comment(first.tier, "ends: Pass");
                 rules.push(plain(Vec::new(), Statement::Goto(after.into()), &comment));
             }
-            (TierAction::Pass, None) => rules.extend(self.ask(others, group)),
+            (TierAction::Pass, None) => rules.extend(self.ask(others, name, group)),
         }
 
         rules
     }
 
     /// Returns the rules that ask a tier's policies; one that says `Pass` leads into the chain `after`.
-    fn ask_policies(
-        &self,
-        tier: &Applying<'a>,
-        after: Option<&String>,
-        group: &mut Group<'a>,
-    ) -> Vec<Rule> {
+    fn ask_policies(&self, tier: &Applying<'a>, after: Option<&String>) -> Vec<Rule> {
         let direction = self.question.direction;
         let comment = tier_comment(tier.tier, "asks");
         let mut rules = Vec::new();
         for policy in &tier.policies {
-            let author = Author::Policy(policy);
-            group.authors.push(author);
-            rules.push(plain(
-                Vec::new(),
-                Statement::Jump(author.chain(direction).into()),
-                &comment,
-            ));
+            let chain = Author::Policy(policy).chain(direction);
+            rules.push(plain(Vec::new(), Statement::Jump(chain.into()), &comment));
             if let Some(after) = after.filter(|_| says_pass(policy, direction)) {
                 let comment = tier_comment(tier.tier, "is left");
                 rules.push(plain(
@@ -224,7 +228,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Returns what stands behind the last tier.
-    fn end(&self, group: &mut Group<'a>) -> Vec<Rule> {
+    fn end(&self) -> Vec<Rule> {
         if self.question.point != Point::Normal {
             return vec![plain(
                 Vec::new(),
@@ -235,10 +239,8 @@ impl<'a> Asked<'a> {
         let direction = self.question.direction;
         let mut rules = Vec::new();
         for profile in &self.profiles {
-            let author = Author::Profile(profile);
-            group.authors.push(author);
             let comment = name::comment(&format!("Profile {}", profile.name), "is asked");
-            let jump = Statement::Jump(author.chain(direction).into());
+            let jump = Statement::Jump(Author::Profile(profile).chain(direction).into());
             rules.push(plain(Vec::new(), jump, &comment));
         }
         let comment = "no policy and no profile allows it".to_owned();
@@ -254,23 +256,48 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Returns a text that no other rules have. Jumps are most of what there is, and short.
-fn text(rules: &[Rule]) -> String {
-    let mut text = String::with_capacity(64 * rules.len());
-    for rule in rules {
-        let is_plain = rule.matches.is_empty() && !rule.counter;
-        if let (Statement::Jump(chain), true) = (&rule.statement, is_plain) {
-            for part in [chain, &rule.comment] {
-                text.push_str(&part.len().to_string());
-                text.push(':');
-                text.push_str(part);
-            }
-        } else {
-            text.push_str(&format!("{rule:?}"));
+/// Writes the groups of endpoints; `prefix` begins their names, `head` their rules. Returns where each leads.
+pub(crate) fn write<'a>(
+    prefix: &str,
+    head: &[Rule],
+    asked: impl IntoIterator<Item = (Seat, Asked<'a>)>,
+    hold: &mut Holding<'a, '_>,
+    rows: &mut Ruleset,
+) -> Vec<(Seat, Name)> {
+    let mut leads = Vec::new();
+    for (seats, asked) in gather(asked) {
+        let direction = asked.question.direction;
+        for author in asked.authors().into_iter().flatten() {
+            hold(author, direction);
         }
+        let least = seats.first().and_then(Option::as_ref);
+        let name = name::of_group(prefix, direction, least);
+        for (name, rules) in asked.group(&name, head.to_vec()) {
+            let rules = rules.into();
+            rows.chains
+                .insert(verdict::key(&name), Chain { hook: None, rules });
+        }
+        let name = Name::from(name);
+        leads.extend(seats.into_iter().map(|seat| (seat, name.clone())));
     }
 
-    text
+    leads
+}
+
+/// Puts those together of whom the same is asked.
+fn gather<'a>(
+    asked: impl IntoIterator<Item = (Seat, Asked<'a>)>,
+) -> impl Iterator<Item = (BTreeSet<Seat>, Asked<'a>)> {
+    type Who = Option<Vec<ObjectKey>>;
+    let mut groups: BTreeMap<Who, (BTreeSet<Seat>, Asked<'a>)> = BTreeMap::new();
+    for (seat, asked) in asked {
+        let authors = asked.authors();
+        let who = authors.map(|authors| authors.into_iter().map(Author::key).collect());
+        let group = groups.entry(who).or_insert((BTreeSet::new(), asked));
+        group.0.insert(seat);
+    }
+
+    groups.into_values()
 }
 
 /// Before tracking and translation every tier passes on.

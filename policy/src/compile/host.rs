@@ -15,17 +15,19 @@
 //! An interface without an entry is asked what every interface is asked, if there is such an endpoint (`*`). What
 //! comes from pods to the host is theirs to be asked about, and what the host sends to its pods nobody's.
 
+use std::collections::BTreeMap;
+
 use model::{
-    Family, InterfaceName,
+    Family,
     constant::ADMITTED_MARK,
-    nft::{End, HookPoint, Match, Rule, Sense, Statement, Verdict},
+    nft::{End, HookPoint, Match, Name, Rule, Sense, Statement, Verdict},
     policy::{Direction, Failsafe, Protocol},
 };
 
 use super::{
     Options, Ruleset,
     base::{Base, Entries, from_pod, invalid, to_pod},
-    group::{Point, Question},
+    group::{self, Asked, Holding, Point, Question, Seat},
     verdict,
 };
 
@@ -49,27 +51,23 @@ struct Answers {
     other: Option<Verdict>,
 }
 
-/// Answers a question about the host of this place in the list: the name of the chain that asks, the rules given in
-/// front; `None` where nobody is to be asked.
-pub(crate) type Asking<'a> = dyn FnMut(usize, Question, Vec<Rule>) -> Option<String> + 'a;
+/// Who is asked about the node's own interfaces.
+pub(crate) struct Asking<'a, 'h> {
+    pub(crate) interfaces: &'h [Seat],
+    pub(crate) options: &'a Options,
+    /// Returns who is asked about the interface of this place in the list.
+    pub(crate) ask: &'h dyn Fn(usize, Question) -> Option<Asked<'a>>,
+    pub(crate) hold: &'h mut Holding<'a, 'h>,
+}
 
 /// Writes the chains of the node's own interfaces; none where no host endpoint is there. `admits` says that there is
 /// policy before tracking or translation.
-pub(crate) fn write(
-    interfaces: &[Option<InterfaceName>],
-    options: &Options,
-    admits: bool,
-    ask: &mut Asking<'_>,
-    rows: &mut Ruleset,
-) {
-    if interfaces.is_empty() {
+pub(crate) fn write(mut asking: Asking<'_, '_>, admits: bool, rows: &mut Ruleset) {
+    if asking.interfaces.is_empty() {
         return;
     }
-    let mut answers = |point, direction| {
-        let question = Question { point, direction };
-
-        answers(question, interfaces, options, ask)
-    };
+    let options = asking.options;
+    let mut answers = |point, direction| asking.answers(Question { point, direction }, rows);
     let untracked_in = answers(Point::Untracked, Direction::Ingress);
     let untracked_out = answers(Point::Untracked, Direction::Egress);
     let before_nat = answers(Point::PreDnat, Direction::Ingress);
@@ -150,30 +148,44 @@ fn local(options: &Options, ingress: Answers, egress: Answers, admits: bool, row
     egress.by_output(outward(Base::without_hook(TRANSLATED)), rows);
 }
 
-fn answers(
-    question: Question,
-    interfaces: &[Option<InterfaceName>],
-    options: &Options,
-    ask: &mut Asking<'_>,
-) -> Answers {
-    let mut answers = Answers {
-        entries: Vec::new(),
-        other: None,
-    };
-    for (place, interface) in interfaces.iter().enumerate() {
-        // doNotTrack holds for interfaces with an endpoint of their own.
-        let is_asked = question.point != Point::Untracked || interface.is_some();
-        let chain = is_asked.then(|| ask(place, question, head(question, options)));
-        let verdict = chain
-            .flatten()
-            .map_or(Verdict::Accept, |chain| Verdict::Goto(chain.into()));
-        match interface {
-            Some(interface) => answers.entries.push((interface.clone(), verdict)),
-            None => answers.other = Some(verdict),
-        }
-    }
+impl Asking<'_, '_> {
+    fn answers(&mut self, question: Question, rows: &mut Ruleset) -> Answers {
+        let seats = self.interfaces.iter().enumerate();
+        let asked = seats.filter_map(|(place, seat)| {
+            // doNotTrack holds for interfaces with an endpoint of their own.
+            let is_asked = question.point != Point::Untracked || seat.is_some();
+            let asked = is_asked.then(|| (self.ask)(place, question)).flatten()?;
 
-    answers
+            asked.is_needed().then(|| (seat.clone(), asked))
+        });
+        let head = head(question, self.options);
+        let leads = group::write(prefix(question.point), &head, asked, self.hold, rows);
+        let leads: BTreeMap<Seat, Name> = leads.into_iter().collect();
+        let mut answers = Answers {
+            entries: Vec::new(),
+            other: None,
+        };
+        for seat in self.interfaces {
+            let chain = leads.get(seat).cloned();
+            let verdict = chain.map_or(Verdict::Accept, Verdict::Goto);
+            match seat {
+                Some(interface) => answers.entries.push((interface.clone(), verdict)),
+                None => answers.other = Some(verdict),
+            }
+        }
+
+        answers
+    }
+}
+
+/// Returns what the names of hosts' groups begin with.
+const fn prefix(point: Point) -> &'static str {
+    match point {
+        Point::Normal => "host",
+        Point::Forward => "host_forward",
+        Point::PreDnat => "host_before_nat",
+        Point::Untracked => "host_untracked",
+    }
 }
 
 /// Returns what is decided before policy is asked.

@@ -1,6 +1,6 @@
 //! Names of chains and sets: what means the same has the same name.
 
-use model::{ObjectKey, policy::Direction};
+use model::{InterfaceName, ObjectKey, policy::Direction};
 use sha2::{Digest, Sha256};
 
 /// Hexadecimal digits of a hash in a name. 128 bits: nobody finds two selectors of one name.
@@ -23,13 +23,42 @@ pub(super) fn hashed(prefix: &str, text: &str) -> String {
 /// Returns the name of a chain that holds what an object says of one direction: the object's own, where it is short.
 pub(super) fn of_object(sort: &str, direction: Direction, object: &str) -> String {
     let way = word(direction);
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
     let name = format!("{sort}_{way}/{object}");
-    if name.len() <= NAME_MAX && name.bytes().all(plain) {
+    if is_plain(&name) {
         return name;
     }
 
     hashed(&format!("{sort}_{way}"), object)
+}
+
+/// Returns the name of the chain of a group, of which this is the least interface; `None` is each that has no endpoint
+/// of its own.
+pub(crate) fn of_group(
+    prefix: &str,
+    direction: Direction,
+    least: Option<&InterfaceName>,
+) -> String {
+    // Longer than an interface's name can be.
+    let least = least.map_or("every_other_interface", InterfaceName::as_str);
+
+    of_object(prefix, direction, least)
+}
+
+/// Returns the name of a group's chain behind a tier that a policy may leave.
+pub(super) fn behind(group: &str, tier: &str) -> String {
+    let name = format!("{group}/{tier}");
+    if is_plain(&name) {
+        return name;
+    }
+
+    hashed(group, tier)
+}
+
+/// Returns whether `nft` reads a name.
+fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+
+    name.len() <= NAME_MAX && name.bytes().all(plain)
 }
 
 /// Returns a policy's name inside a chain's.

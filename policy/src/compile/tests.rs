@@ -9,6 +9,7 @@ use model::{
 };
 
 use super::*;
+use crate::compiler::{Change, Row as Line};
 
 #[test]
 fn endpoints_with_the_same_policies_share_a_chain() {
@@ -20,6 +21,53 @@ fn endpoints_with_the_same_policies_share_a_chain() {
     let [first, second, third] = ["cali1", "cali2", "cali3"].map(|name| leads_to(&rows, name));
     assert_eq!(first, second);
     assert_ne!(first, third);
+}
+
+#[test]
+fn a_policy_more_is_its_chain_and_a_jump_in_each_group_that_asks_it() {
+    let mut scene = scene([allow("web", "app == 'web'"), allow("db", "app == 'db'")]);
+    scene.workloads = vec![pod("cali1", "web"), pod("cali2", "web"), pod("cali3", "db")];
+    let before = compile(&scene).rows;
+
+    scene.policies.push(allow("all", "all()"));
+    let after = compile(&scene).rows;
+
+    assert_eq!(before.elements, after.elements);
+    let changed: Vec<_> = after.since(&before);
+    let news = key_of("policy_in/NetworkPolicy/shop/all");
+    let groups = ["group_in/cali1", "group_in/cali3"].map(key_of);
+    for change in &changed {
+        let Change::Set(Line::Chain(key, chain)) = change else {
+            panic!("{change:?}");
+        };
+        assert!(*key == news || groups.contains(key), "{key:?}");
+        let former = before.chains.get(key).map_or(0, |chain| chain.rules.len());
+        assert_eq!(chain.rules.len(), former + 1, "{key:?}");
+    }
+    assert_eq!(changed.len(), 3, "{changed:?}");
+}
+
+/// What is the least of a group's interfaces names it: that one's coming and going is all that renames.
+#[test]
+fn a_group_is_called_after_the_least_of_its_interfaces() {
+    let mut scene = scene([allow("web", "app == 'web'")]);
+    scene.workloads = vec![pod("cali2", "web"), pod("cali5", "web")];
+    let leads = |scene: &Scene| {
+        let rows = compile(scene).rows;
+        assert!(rows.chains.contains_key(&key_of(&leads_to(&rows, "cali5"))));
+        leads_to(&rows, "cali5")
+    };
+    assert_eq!(leads(&scene), "group_in/cali2");
+
+    scene.workloads.push(pod("cali3", "web"));
+    scene.workloads.push(pod("cali0", "db"));
+    assert_eq!(leads(&scene), "group_in/cali2");
+    scene.workloads.push(pod("cali1", "web"));
+    assert_eq!(leads(&scene), "group_in/cali1");
+    scene
+        .workloads
+        .retain(|pod| pod.interface.as_str() > "cali2");
+    assert_eq!(leads(&scene), "group_in/cali3");
 }
 
 #[test]
@@ -301,6 +349,10 @@ fn labels(app: &str) -> BTreeMap<String, String> {
 /// Where a pod's interface leads for what it gets.
 fn leads_to(rows: &Ruleset, interface: &str) -> String {
     leads_to_in(rows, "to_pod_by_interface", interface)
+}
+
+fn key_of(name: &str) -> model::nft::ChainKey {
+    verdict::key(name)
 }
 
 fn leads_to_in(rows: &Ruleset, map: &str, interface: &str) -> String {

@@ -10,9 +10,7 @@ use model::{
 };
 
 use super::{
-    Options, Refusal, Scene,
-    group::Group,
-    name,
+    Options, Refusal, Scene, name,
     rule::alternatives,
     set::{Naming, Sets},
 };
@@ -155,17 +153,8 @@ impl<'a> Verdicts<'a> {
         }
     }
 
-    /// Adds a group's chains and all that they lead to; returns the name of the first.
-    pub(super) fn add(&mut self, group: Group<'_>) -> String {
-        for author in group.authors {
-            self.write(author, group.direction);
-        }
-        self.chains.extend(group.chains);
-
-        group.root
-    }
-
-    fn write(&mut self, author: Author<'_>, direction: Direction) {
+    /// Adds an author's chain, once.
+    pub(super) fn add(&mut self, author: Author<'_>, direction: Direction) {
         let chain = author.chain(direction);
         if self.chains.contains_key(&chain) {
             return;

@@ -35,6 +35,9 @@ const DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
 pub(crate) const EGRESS_MAPS: [&str; 2] =
     ["from_pod_by_interface", "from_pod_to_host_by_interface"];
 
+/// What the names of pods' groups begin with.
+pub(crate) const GROUP: &str = "group";
+
 /// The map of what pods get.
 pub(crate) const INGRESS_MAP: &str = "to_pod_by_interface";
 

@@ -1,4 +1,4 @@
-//! Chains in use: of policies and profiles, and of the groups that ask them.
+//! Chains in use: of policies and profiles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,8 @@ use super::{
     slab::Slab,
 };
 use crate::compile::{
-    Options, Ruleset,
-    group::Group,
-    spoken_of,
-    verdict::{Admission, key},
+    Options, Ruleset, spoken_of,
+    verdict::{Admission, Author, key},
 };
 
 /// Chains, for as long as an endpoint's way leads through them.
@@ -28,13 +26,11 @@ use crate::compile::{
 pub(super) struct Chains {
     chains: Slab<Authored>,
     by_author: BTreeMap<(ObjectKey, Direction), ChainId>,
-    groups: BTreeMap<String, Grouped>,
     admissions: BTreeSet<Admission>,
     /// How many chains lead to each admission.
     leading: BTreeMap<Admission, usize>,
     /// Chains whose rules may have changed, or which nobody may use any more.
     touched: BTreeSet<ChainId>,
-    touched_groups: BTreeSet<String>,
     /// Who cannot be compiled, and why.
     refused: BTreeMap<ObjectKey, String>,
     effort: u64,
@@ -55,22 +51,6 @@ struct Authored {
     refusal: Option<String>,
 }
 
-#[derive(Clone, Debug)]
-struct Grouped {
-    rules: Vec<Rule>,
-    users: usize,
-    is_shown: bool,
-}
-
-/// What leads an endpoint's packets: the chain that they enter, and all that it leads to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lead {
-    /// The name of the first.
-    pub(super) root: String,
-    groups: Vec<String>,
-    chains: Vec<ChainId>,
-}
-
 /// What chains are written from.
 pub(super) struct Sources<'a> {
     pub(super) book: &'a Book,
@@ -81,50 +61,18 @@ pub(super) struct Sources<'a> {
 }
 
 impl Chains {
-    /// Holds a group's chains and all that they lead to, until [`release`](Self::release).
-    pub(super) fn hold(&mut self, group: Group<'_>) -> Lead {
-        let mut lead = Lead {
-            root: group.root,
-            ..Lead::default()
-        };
-        for author in group.authors {
-            let name = || author.chain(group.direction);
-            lead.chains
-                .push(self.hold_author(author.key(), group.direction, name));
-        }
-        for (name, rules) in group.chains {
-            self.effort += rules.len() as u64;
-            let known = self.groups.entry(name.clone()).or_insert(Grouped {
-                rules,
-                users: 0,
-                is_shown: false,
-            });
-            known.users += 1;
-            if !known.is_shown {
-                self.touched_groups.insert(name.clone());
-            }
-            lead.groups.push(name);
-        }
-
-        lead
-    }
-
-    fn hold_author(
-        &mut self,
-        author: ObjectKey,
-        direction: Direction,
-        name: impl FnOnce() -> String,
-    ) -> ChainId {
-        let by = (author, direction);
+    /// Returns the number of an author's chain, which is there for as long as it is held, or until the next
+    /// [`flush`](Self::flush).
+    pub(super) fn number(&mut self, author: Author<'_>, direction: Direction) -> ChainId {
+        let by = (author.key(), direction);
         if let Some(id) = self.by_author.get(&by).copied() {
-            self.chains[id].users += 1;
             return id;
         }
         let id = self.chains.insert(Authored {
             author: by.0.clone(),
             direction,
-            name: name(),
-            users: 1,
+            name: author.chain(direction),
+            users: 0,
             rules: None,
             asked: BTreeSet::new(),
             spoken: BTreeSet::new(),
@@ -137,21 +85,20 @@ impl Chains {
         id
     }
 
-    /// Ends a hold.
-    pub(super) fn release(&mut self, lead: Lead) {
-        for name in lead.groups {
-            if let Some(group) = self.groups.get_mut(&name) {
-                group.users -= 1;
-                if group.users == 0 {
-                    self.touched_groups.insert(name);
-                }
-            }
+    /// Somebody leads to these chains, until [`release`](Self::release).
+    pub(super) fn hold<'a>(&mut self, chains: impl IntoIterator<Item = &'a ChainId>) {
+        for id in chains {
+            self.chains[*id].users += 1;
         }
-        for id in lead.chains {
-            let chain = &mut self.chains[id];
+    }
+
+    /// Ends a hold.
+    pub(super) fn release<'a>(&mut self, chains: impl IntoIterator<Item = &'a ChainId>) {
+        for id in chains {
+            let chain = &mut self.chains[*id];
             chain.users -= 1;
             if chain.users == 0 {
-                self.touched.insert(id);
+                self.touched.insert(*id);
             }
         }
     }
@@ -185,9 +132,6 @@ impl Chains {
             } else {
                 self.drop(id, sources.sets, changes);
             }
-        }
-        for name in std::mem::take(&mut self.touched_groups) {
-            self.flush_group(name, changes);
         }
         self.flush_admissions(changes);
     }
@@ -263,25 +207,6 @@ impl Chains {
         }
     }
 
-    fn flush_group(&mut self, name: String, changes: &mut Vec<Change>) {
-        let Some(group) = self.groups.get_mut(&name) else {
-            return;
-        };
-        match (group.users > 0, group.is_shown) {
-            (true, true) => {}
-            (true, false) => {
-                group.is_shown = true;
-                changes.push(put(&name, &group.rules));
-            }
-            (false, is_shown) => {
-                if is_shown {
-                    changes.push(take_out(&name));
-                }
-                self.groups.remove(&name);
-            }
-        }
-    }
-
     fn flush_admissions(&mut self, changes: &mut Vec<Change>) {
         let wanted: BTreeSet<Admission> = self.leading.keys().copied().collect();
         for admission in self.admissions.symmetric_difference(&wanted) {
@@ -309,11 +234,7 @@ impl Chains {
     pub(super) fn rows(&self, rows: &mut Ruleset) {
         let authored = self.chains.iter();
         let authored = authored.filter_map(|chain| Some((&chain.name, chain.rules.as_ref()?)));
-        let groups = self.groups.iter();
-        let groups = groups
-            .filter(|(_, group)| group.is_shown)
-            .map(|(name, group)| (name, &group.rules));
-        for (name, rules) in authored.chain(groups) {
+        for (name, rules) in authored {
             rows.chains.insert(key(name), chain(rules.clone()));
         }
         for (name, rules) in self.admissions.iter().map(|admission| admission.chain()) {
@@ -362,15 +283,15 @@ fn count(
     }
 }
 
-fn put(name: &str, rules: &[Rule]) -> Change {
+pub(super) fn put(name: &str, rules: &[Rule]) -> Change {
     Change::Set(Row::Chain(key(name), chain(rules.to_vec())))
 }
 
-fn take_out(name: &str) -> Change {
+pub(super) fn take_out(name: &str) -> Change {
     Change::Unset(RowKey::Chain(key(name)))
 }
 
-fn chain(rules: Vec<Rule>) -> Chain {
+pub(super) fn chain(rules: Vec<Rule>) -> Chain {
     Chain {
         hook: None,
         rules: rules.into(),

@@ -4,26 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
     InterfaceName, ObjectKey, PodName,
-    nft::{Element, Verdict},
+    nft::{Element, Name, Verdict},
     policy::{Direction, Directions, HostEndpoint},
 };
 
 use super::{
     Change, Row, RowKey,
     book::Book,
-    chain::{Chains, Lead},
+    chain::Chains,
     condition::Labels,
+    group::{GroupId, Groups},
     index::Index,
     kin::{KinId, MemberId},
     population::Population,
+    set::ChainId,
 };
 use crate::{
     cluster::Interface,
     compile::{
         Options, Ruleset, chosen,
-        group::{Group, Question},
+        group::{Asked, Question},
         host,
         set::key,
+        verdict::Author,
         workload::{self, EGRESS_MAPS, INGRESS_MAP},
     },
 };
@@ -37,12 +40,13 @@ pub(super) struct Locals {
     claims: BTreeMap<InterfaceName, BTreeSet<Claim>>,
     /// Who has an interface, of those that claim it.
     owners: BTreeMap<InterfaceName, KinId>,
-    /// The chains that interfaces' packets enter, as the rows have it: those sent and those got.
-    doors: BTreeMap<InterfaceName, [String; 2]>,
+    groups: Groups,
+    doors: BTreeMap<InterfaceName, Door>,
     /// The hosts' endpoints, by name.
     hosts: BTreeMap<String, KinId>,
     host_rows: Ruleset,
-    host_leads: Vec<Lead>,
+    /// The chains that the hosts' packets are led to.
+    host_leads: Vec<ChainId>,
     /// Whose policy may be another, and for which direction.
     stale: BTreeMap<KinId, Directions>,
     stale_doors: BTreeSet<InterfaceName>,
@@ -55,8 +59,16 @@ struct Local {
     users: usize,
     /// The interfaces of its pods.
     doors: BTreeSet<InterfaceName>,
-    egress: Option<Lead>,
-    ingress: Option<Lead>,
+    /// Of what they send and of what they get; none without interfaces.
+    groups: [Option<GroupId>; 2],
+}
+
+/// An interface of a pod's: what it sends, and what it gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Door {
+    groups: [GroupId; 2],
+    /// The chains that packets enter, as the rows have it.
+    roots: [Option<Name>; 2],
 }
 
 /// A pod that says that an interface is its own. The first has it: the pod after which it is named, else the first by
@@ -68,6 +80,12 @@ pub(super) struct Claim {
     pub(super) object: ObjectKey,
     pub(super) member: MemberId,
 }
+
+/// What pods send, and what they get.
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+/// The maps that know interfaces, and for which of a door's groups.
+const PLACES: [(&str, usize); 3] = [(EGRESS_MAPS[0], 0), (EGRESS_MAPS[1], 0), (INGRESS_MAP, 1)];
 
 /// Both directions.
 pub(super) const BOTH: Directions = Directions {
@@ -87,16 +105,13 @@ impl Locals {
         }
     }
 
-    pub(super) fn release(&mut self, kin: KinId, population: &Population, chains: &mut Chains) {
+    pub(super) fn release(&mut self, kin: KinId, population: &Population) {
         let Some(local) = self.kins.get_mut(&kin) else {
             return;
         };
         local.users -= 1;
         if local.users > 0 {
             return;
-        }
-        for lead in [local.egress.take(), local.ingress.take()] {
-            lead.into_iter().for_each(|lead| chains.release(lead));
         }
         self.kins.remove(&kin);
         self.stale.remove(&kin);
@@ -202,75 +217,107 @@ impl Locals {
         chains: &mut Chains,
         changes: &mut Vec<Change>,
     ) {
+        let mut asked: BTreeMap<GroupId, Asked<'_>> = BTreeMap::new();
         for (kin, directions) in std::mem::take(&mut self.stale) {
-            for direction in [Direction::Egress, Direction::Ingress] {
+            for direction in DIRECTIONS {
                 if directions.contains(direction) {
-                    self.lead(kin, direction, book, options, population, chains);
+                    let profiles = population.profiles_of(kin);
+                    let question = workload::question(direction);
+                    let asks = self.index.of(kin);
+                    let found = book.asked(question, asks, profiles, options);
+                    if let Some(id) = self.group(kin, &found, chains) {
+                        asked.insert(id, found);
+                    }
                 }
             }
         }
-        for interface in std::mem::take(&mut self.stale_doors) {
+        let mut doors = std::mem::take(&mut self.stale_doors);
+        for interface in &doors {
+            self.seat(interface);
+        }
+        let (owners, index) = (&self.owners, &self.index);
+        let ask = |id, direction, interface: &InterfaceName| {
+            asked.remove(&id).or_else(|| {
+                let kin = *owners.get(interface)?;
+                let profiles = population.profiles_of(kin);
+                let question = workload::question(direction);
+                Some(book.asked(question, index.of(kin), profiles, options))
+            })
+        };
+        doors.extend(self.groups.flush(ask, chains, changes));
+        for interface in doors {
             self.flush_door(interface, changes);
         }
     }
 
-    fn lead(
-        &mut self,
-        kin: KinId,
-        direction: Direction,
-        book: &Book,
-        options: &Options,
-        population: &Population,
-        chains: &mut Chains,
-    ) {
-        let Some(local) = self.kins.get_mut(&kin) else {
-            return;
-        };
-        let profiles = population.profiles_of(kin);
-        let lead = (!local.doors.is_empty()).then(|| {
-            let question = workload::question(direction);
-            let asks = self.index.of(kin);
-            let group: Group<'_> = book
-                .asked(question, asks, profiles, options)
-                .group(Vec::new());
-            chains.hold(group)
-        });
-        let known = match direction {
-            Direction::Egress => &mut local.egress,
-            Direction::Ingress => &mut local.ingress,
-        };
-        let root = |lead: &Option<Lead>| lead.as_ref().map(|lead| lead.root.clone());
-        if root(known) != root(&lead) {
+    /// Finds the group of a kin's interfaces, if it has some.
+    fn group(&mut self, kin: KinId, asked: &Asked<'_>, chains: &mut Chains) -> Option<GroupId> {
+        let local = self.kins.get_mut(&kin)?;
+        let has_doors = !local.doors.is_empty();
+        let group = has_doors.then(|| self.groups.find(asked, chains));
+        let known = &mut local.groups[way(asked.question.direction)];
+        if std::mem::replace(known, group) != group {
             self.stale_doors.extend(local.doors.iter().cloned());
         }
-        if let Some(former) = std::mem::replace(known, lead) {
-            chains.release(former);
+
+        group
+    }
+
+    /// Puts an interface into the groups of the kin that has it.
+    fn seat(&mut self, interface: &InterfaceName) {
+        let owner = self.owners.get(interface);
+        let local = owner.and_then(|kin| self.kins.get(kin));
+        let groups = local.and_then(|local| Some([local.groups[0]?, local.groups[1]?]));
+        let known = self.doors.get_mut(interface);
+        let former = known.as_ref().map(|door| door.groups);
+        if former == groups {
+            return;
+        }
+        for group in groups.into_iter().flatten() {
+            self.groups.enter(group, interface);
+        }
+        for group in former.into_iter().flatten() {
+            if groups.is_none_or(|groups| !groups.contains(&group)) {
+                self.groups.leave(group, interface);
+            }
+        }
+        match (known, groups) {
+            (Some(door), Some(groups)) => door.groups = groups,
+            (None, Some(groups)) => {
+                let roots = [None, None];
+                self.doors.insert(interface.clone(), Door { groups, roots });
+            }
+            // It is taken out with its rows.
+            (_, None) => {}
         }
     }
 
+    /// Writes where an interface's packets go.
     fn flush_door(&mut self, interface: InterfaceName, changes: &mut Vec<Change>) {
+        let Some(door) = self.doors.get_mut(&interface) else {
+            return;
+        };
         let owner = self.owners.get(&interface);
         let local = owner.and_then(|kin| self.kins.get(kin));
-        let door = local.and_then(|local| {
-            let roots = [local.egress.as_ref()?, local.ingress.as_ref()?];
-            Some(roots.map(|lead| lead.root.clone()))
-        });
-        let former = match &door {
-            Some(door) => self.doors.insert(interface.clone(), door.clone()),
-            None => self.doors.remove(&interface),
-        };
-        let places = [(EGRESS_MAPS[0], 0), (EGRESS_MAPS[1], 0), (INGRESS_MAP, 1)];
-        for (map, way) in places {
-            let element = |door: &[String; 2]| {
-                let verdict = Verdict::Goto(door[way].as_str().into());
-                Element::InterfaceVerdict(interface.clone(), verdict)
+        let is_open = local.is_some_and(|local| local.groups.iter().all(Option::is_some));
+        let groups = door.groups;
+        let now = groups.map(|group| is_open.then(|| self.groups.root(group).clone()));
+        let former = std::mem::replace(&mut door.roots, now.clone());
+        if !is_open {
+            self.doors.remove(&interface);
+        }
+        for (map, way) in PLACES {
+            let element = |root: &Name| {
+                Element::InterfaceVerdict(interface.clone(), Verdict::Goto(root.clone()))
             };
-            let (before, now) = (former.as_ref().map(element), door.as_ref().map(element));
+            let (before, now) = (&former[way], &now[way]);
             if before == now {
                 continue;
             }
-            let gone = before.map(|element| Change::Unset(RowKey::Element(key(map), element)));
-            let new = now.map(|element| Change::Set(Row::Element(key(map), element)));
+            let gone = before.as_ref().map(element);
+            let gone = gone.map(|element| Change::Unset(RowKey::Element(key(map), element)));
+            let new = now.as_ref().map(element);
+            let new = new.map(|element| Change::Set(Row::Element(key(map), element)));
             changes.extend(gone.into_iter().chain(new));
         }
     }
@@ -293,23 +340,33 @@ impl Locals {
         let hosts: Vec<&HostEndpoint> = chosen.into_values().collect();
         let mut leads = Vec::new();
         let mut rows = Ruleset::default();
-        let mut ask = |place: usize, question: Question, head| {
+        let ask = |place: usize, question: Question| {
             let host: &HostEndpoint = hosts[place];
             let kin = self.hosts.get(&host.name)?;
             let profiles = host.profiles.iter().map(String::as_str);
-            let asked = book.asked(question, self.index.of(*kin), profiles, options);
-            let lead = asked.is_needed().then(|| chains.hold(asked.group(head)))?;
-            let root = lead.root.clone();
-            leads.push(lead);
 
-            Some(root)
+            Some(book.asked(question, self.index.of(*kin), profiles, options))
         };
-        host::write(&names, options, book.is_early(), &mut ask, &mut rows);
+        let mut hold = |author: Author<'_>, direction| {
+            let chain = chains.number(author, direction);
+            chains.hold([&chain]);
+            leads.push(chain);
+        };
+        let asking = host::Asking {
+            interfaces: &names,
+            options,
+            ask: &ask,
+            hold: &mut hold,
+        };
+        host::write(asking, book.is_early(), &mut rows);
         changes.extend(rows.since(&self.host_rows));
         self.host_rows = rows;
-        for lead in std::mem::replace(&mut self.host_leads, leads) {
-            chains.release(lead);
-        }
+        chains.release(&std::mem::replace(&mut self.host_leads, leads));
+    }
+
+    /// Returns how much has been done for groups.
+    pub(super) const fn effort(&self) -> u64 {
+        self.index.effort() + self.groups.effort()
     }
 
     /// Writes every row that is there.
@@ -317,14 +374,23 @@ impl Locals {
         rows.sets.extend(self.host_rows.sets.clone());
         rows.elements.extend(self.host_rows.elements.clone());
         rows.chains.extend(self.host_rows.chains.clone());
+        self.groups.rows(rows);
         for (interface, door) in &self.doors {
-            let places = [(EGRESS_MAPS[0], 0), (EGRESS_MAPS[1], 0), (INGRESS_MAP, 1)];
-            rows.elements.extend(places.map(|(map, way)| {
-                let verdict = Verdict::Goto(door[way].as_str().into());
-                let element = Element::InterfaceVerdict(interface.clone(), verdict);
-
-                (key(map), element)
-            }));
+            for (map, way) in PLACES {
+                if let Some(root) = &door.roots[way] {
+                    let verdict = Verdict::Goto(root.clone());
+                    let element = Element::InterfaceVerdict(interface.clone(), verdict);
+                    rows.elements.insert((key(map), element));
+                }
+            }
         }
+    }
+}
+
+/// Returns a direction's place among a door's groups.
+const fn way(direction: Direction) -> usize {
+    match direction {
+        Direction::Egress => 0,
+        Direction::Ingress => 1,
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use model::{
     InterfaceName, Kind, NodeName, ObjectKey, PodName, Resource,
+    nft::Element,
     policy::{Action, Directions, Policy, Rule, ServiceRef, Side, Stage},
     resource::{self, WorkloadEndpoint},
 };
@@ -78,8 +79,8 @@ const EVERYTHING: [&str; 16] = [
     "service",
     "named",
     "ports",
-    "group_in",
-    "group_out",
+    "group_in/",
+    "group_out/",
     "policy_in/",
     "policy_out/",
     "profile_in/",
@@ -204,6 +205,40 @@ fn a_change_costs_what_it_touches() {
         few.1,
         many.1
     );
+}
+
+/// A policy for every pod here is a rule in each group, and no pod is led elsewhere.
+#[test]
+fn a_policy_for_all_moves_nobody() {
+    let mut compiler = town(300);
+    let before = compiler.ruleset();
+    let mut all = by_law(0, "all()");
+    if let Resource::Policy(policy) = &mut all {
+        policy.key.name = "all".into();
+        policy.selector = "all()".parse().unwrap();
+    }
+
+    compiler.insert(&all);
+    let changes = compiler.update();
+    let after = compiler.ruleset();
+
+    assert!(!changes.is_empty());
+    for change in &changes {
+        match change {
+            Change::Set(Row::Chain(key, chain)) if key.name.starts_with("group_in/") => {
+                assert_eq!(chain.rules.len(), before.chains[key].rules.len() + 1);
+            }
+            Change::Set(Row::Chain(key, _)) => assert!(key.name.ends_with("/all"), "{key:?}"),
+            Change::Set(Row::Set(..) | Row::Element(..)) => {}
+            Change::Unset(_) => panic!("{change:?}"),
+        }
+    }
+    let led = |rows: &Ruleset| {
+        let elements = rows.elements.iter();
+        let doors = elements.filter(|(_, to)| matches!(to, Element::InterfaceVerdict(..)));
+        doors.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(led(&before), led(&after));
 }
 
 /// A town of many namespaces, with policy for each; ten pods are ours.

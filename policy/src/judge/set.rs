@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::{IpAddr, Ipv6Addr},
 };
 
@@ -62,6 +63,20 @@ macro_rules! sort {
 }
 
 impl Content {
+    /// Takes less memory: what came in order lies in nodes that are half empty.
+    pub(super) fn compact(&mut self) {
+        match self {
+            Self::Nets(nets) => *nets = mem::take(nets).into_iter().collect(),
+            Self::Addresses(set) => *set = mem::take(set).into_iter().collect(),
+            Self::Interfaces(names) => *names = mem::take(names).into_iter().collect(),
+            Self::Pairs(pairs) => *pairs = mem::take(pairs).into_iter().collect(),
+            Self::Ports(ports) => *ports = mem::take(ports).into_iter().collect(),
+            Self::AddressPorts(set) => *set = mem::take(set).into_iter().collect(),
+            Self::Verdicts(verdicts) => *verdicts = mem::take(verdicts).into_iter().collect(),
+            Self::Nothing => {}
+        }
+    }
+
     /// Adds an element; `chain` is the number of the one that it leads to. Returns whether it is new.
     pub(super) fn insert(&mut self, element: &Element, chain: Option<u32>) -> bool {
         match element {

@@ -56,6 +56,11 @@ impl<T> Slots<T> {
         self.slots.get(id as usize)?.value.as_ref()
     }
 
+    /// Returns everything that is there.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
+    }
+
     /// Puts a thing under its name; returns its number, and what was there.
     pub(super) fn define(&mut self, name: &str, value: T) -> (u32, Option<T>) {
         let id = self.hold(name);

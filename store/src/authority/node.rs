@@ -54,6 +54,8 @@ impl Node<'_> {
             Kind::MeshNode
             | Kind::IPPool
             | Kind::IPAMHandle
+            | Kind::IPAMConfiguration
+            | Kind::IPReservation
             | Kind::FelixConfiguration
             | Kind::ClusterInformation
             | Kind::MeshConfiguration

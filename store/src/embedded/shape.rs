@@ -86,6 +86,8 @@ pub(super) fn owner(object: &Object) -> Option<&str> {
         | Kind::MeshNode
         | Kind::IPPool
         | Kind::IPAMHandle
+        | Kind::IPAMConfiguration
+        | Kind::IPReservation
         | Kind::FelixConfiguration
         | Kind::ClusterInformation
         | Kind::MeshConfiguration

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """As much of a Kubernetes API as kube-proxy asks for: lists of fixed objects, and watches in which nothing happens.
 
-    api.py PORT
+    api.py PORT [FILE]
 
-The addresses stand for others: whoever loads a captured ruleset puts its own in their place (see ../tests/firewall.rs).
+FILE is JSON with lists of `services`, `endpointslices` and `nodes`. Without one there are those below, whose addresses
+stand for others: whoever loads a captured ruleset puts its own in their place (see ../tests/firewall.rs).
 """
 import json
 import sys
@@ -51,10 +52,18 @@ NODES = [{
     "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"]},
     "status": {"addresses": [{"type": "InternalIP", "address": NODE[f]} for f in NODE]},
 }]
+OBJECTS = {
+    "services": [service(f, p, i) for i, (f, p) in enumerate(KINDS)],
+    "endpointslices": [slice_of(*kind) for kind in KINDS],
+    "nodes": NODES,
+}
+if len(sys.argv) > 2:
+    with open(sys.argv[2]) as file:
+        OBJECTS = json.load(file)
 LISTS = {
-    "/api/v1/services": ("v1", "ServiceList", [service(f, p, i) for i, (f, p) in enumerate(KINDS)]),
-    "/apis/discovery.k8s.io/v1/endpointslices": ("discovery.k8s.io/v1", "EndpointSliceList", [slice_of(*kind) for kind in KINDS]),
-    "/api/v1/nodes": ("v1", "NodeList", NODES),
+    "/api/v1/services": ("v1", "ServiceList", OBJECTS["services"]),
+    "/apis/discovery.k8s.io/v1/endpointslices": ("discovery.k8s.io/v1", "EndpointSliceList", OBJECTS["endpointslices"]),
+    "/api/v1/nodes": ("v1", "NodeList", OBJECTS["nodes"]),
     "/apis/networking.k8s.io/v1/servicecidrs": ("networking.k8s.io/v1", "ServiceCIDRList", []),
 }
 
@@ -65,7 +74,7 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self):
         path, _, query = self.path.partition("?")
         if path.startswith("/api/v1/nodes/"):
-            return self.answer(200, {"apiVersion": "v1", "kind": "Node", **NODES[0]})
+            return self.answer(200, {"apiVersion": "v1", "kind": "Node", **OBJECTS["nodes"][0]})
         if path not in LISTS:
             return self.answer(404, {"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404})
         version, kind, items = LISTS[path]

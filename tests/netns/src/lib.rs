@@ -10,10 +10,13 @@
 //! Download streams that the server carries, and the client only hears
 //! Kernel   what meshd wrote into one node's kernel, as the distribution's own tools print it
 //! service  Kubernetes services, as kube-proxy's rules
+//! kube_proxy kube-proxy itself
+//! Ask      what must come back, and what must not
 //! Firewalld firewalld itself, on a bus of one node's own
 //! NetworkManager the same of NetworkManager
 //! ```
 
+pub use ask::Ask;
 pub use download::{Crowd, Download, Server, sprinkle};
 pub use firewalld::Firewalld;
 pub use foreign::{await_firewall, condition, set_foreign_firewalls};
@@ -25,10 +28,12 @@ pub use mesh::{
 pub use networkmanager::NetworkManager;
 pub use traffic::{MOST_GAP, Traffic};
 
+mod ask;
 mod download;
 mod firewalld;
 mod foreign;
 mod kernel;
+pub mod kube_proxy;
 mod mesh;
 mod networkmanager;
 pub mod service;

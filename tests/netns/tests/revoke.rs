@@ -16,7 +16,10 @@
     reason = "how soon connections are cut is a figure that people read"
 )]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use lab::{End, Family, Node, Service, spec::Protocol};
 use netns::{Crowd, Download, Encryption, Mesh, Server, await_fact, lan, service, sprinkle};
@@ -88,6 +91,31 @@ fn assert_all_stop(downloads: &mut [Download]) {
         assert!(taken < lab::patience(SOON), "{download}: {taken:?}");
     }
     Download::assert_all_dead(downloads);
+}
+
+/// How many connections to a pod the kernel lets pass, as `conntrack` lists them.
+fn passing(node: &Node, pod: &dyn End) -> usize {
+    let families = FAMILIES.map(|family| {
+        let address = pod.address(family).to_string();
+        let family = match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        let arguments = [
+            "-L",
+            "-f",
+            family,
+            "-p",
+            "udp",
+            "-d",
+            &address,
+            "-m",
+            "0/0x40000",
+        ];
+        node.run("conntrack", &arguments)
+    });
+
+    families.iter().map(|listed| listed.lines().count()).sum()
 }
 
 /// What a node's agent counts under a name.
@@ -333,8 +361,10 @@ fn a_hundred_thousand_connections_are_no_obstacle() {
     doomed.extend(downloads(&a, &s));
     assert_all_flow(&doomed);
     let before = metric(&n1, "meshd_connections_revoked_total");
+    assert!(passing(&n1, &t) >= COUNT as usize, "they are there");
 
     rule_shop(&mesh, "Deny");
+    let changed = Instant::now();
 
     let longest = doomed
         .iter()
@@ -348,9 +378,13 @@ fn a_hundred_thousand_connections_are_no_obstacle() {
             Err(format!("{revoked}"))
         }
     });
+    let all = changed.elapsed();
+    assert_eq!(passing(&n1, &t), 0, "none of them passes");
     let checked = metric(&n1, "meshd_connections_checked");
     let seconds = metric(&n1, "meshd_connection_recheck_seconds");
-    println!("{checked} connections in {seconds:.3} s; the last stream was cut after {longest:?}");
+    println!(
+        "{checked} connections in {seconds:.3} s, all cut {all:?} behind the change; the last stream was cut after {longest:?}"
+    );
     assert!(checked >= f64::from(COUNT), "{checked}");
     Download::assert_all_dead(&mut doomed);
 }

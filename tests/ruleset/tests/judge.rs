@@ -2,14 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
-    Family, InterfaceName, NodeName, constant::TUNNEL_DEVICE, policy::Stage,
+    Family, InterfaceName, NodeName,
+    constant::TUNNEL_DEVICE,
+    policy::{Action, Rule, Stage},
     resource::WorkloadEndpoint,
 };
 use policy::{
-    Cluster, Evaluator, Header, Judge, Packet, Place, Translation, Translator, Verdict,
+    Cluster, Effect, Effects, Evaluator, Header, Judge, Packet, Place, Translation, Translator,
+    Verdict,
     compile::{Ruleset, Scene, compile},
     judge::{Connection, Station},
 };
@@ -96,6 +99,100 @@ fn a_judge_that_follows_changes_is_one_that_starts_anew() {
     }
 
     assert!(compared > 5_000, "{compared}");
+}
+
+/// A change that only widens is one after which nobody has to be judged: nobody that was allowed may be cut by it.
+#[test]
+fn what_is_said_to_cut_nothing_cuts_nothing() {
+    let (mut widened, mut restored, mut cut) = (0, 0, 0);
+    for seed in 0..500 {
+        let mut chance = Chance::new(seed);
+        let mut cluster = chance.cluster();
+        if seed % 8 != 0 {
+            cluster.host_endpoints.clear();
+        }
+        let node = cluster.nodes[0].name.clone();
+        let mut rows = compile(&Scene::of_node(&cluster, &node)).rows;
+        let (mut judge, mut effects) = (Judge::new(), Effects::new());
+        change(&mut judge, &Ruleset::default(), &rows);
+        weigh(&mut effects, &Ruleset::default(), &rows);
+        for number in 0..12 {
+            let before = cluster.clone();
+            alter(&mut cluster, seed + number, number);
+            let next = compile(&Scene::of_node(&cluster, &node)).rows;
+            let effect = weigh(&mut effects, &rows, &next);
+            let former = judge.clone();
+            change(&mut judge, &rows, &next);
+            rows = next;
+
+            let mut verdicts = Vec::new();
+            for packet in packets(&mut chance, &before).iter().take(60) {
+                let hops = hops(&before, packet);
+                verdicts.extend(hops.iter().filter(|hop| hop.node == node).map(|hop| {
+                    let connection = hop.connection();
+                    (former.judge(&connection), judge.judge(&connection))
+                }));
+            }
+            let has = |pair: (Verdict, Verdict)| verdicts.contains(&pair);
+            let cuts = has((Verdict::Allow, Verdict::Deny));
+            assert!(effect == Effect::MayCut || !cuts, "{seed} {number}");
+            widened += usize::from(effect == Effect::Widens);
+            restored +=
+                usize::from(effect == Effect::Widens && has((Verdict::Deny, Verdict::Allow)));
+            cut += usize::from(cuts);
+        }
+    }
+
+    assert!(
+        widened > 500 && restored > 50 && cut > 200,
+        "{widened} {restored} {cut}"
+    );
+}
+
+/// Changes one thing of a cluster: a rule comes or goes, somewhere in the order, or a pod changes its labels or goes.
+fn alter(cluster: &mut Cluster, seed: u64, number: u64) {
+    let pick = |length: usize| usize::try_from(seed).unwrap() % length.max(1);
+    let policies = cluster.policies.len();
+    match number % 4 {
+        0 | 1 if policies > 0 => {
+            let policy = &mut cluster.policies[pick(policies)];
+            let rules = if number % 8 < 4 {
+                &mut policy.ingress
+            } else {
+                &mut policy.egress
+            };
+            if number.is_multiple_of(4) || rules.is_empty() {
+                let mut rule = Rule::new(Action::Allow);
+                rule.index = rules.len();
+                rules.insert(pick(rules.len() + 1), rule);
+            } else {
+                rules.remove(pick(rules.len()));
+            }
+        }
+        2 if !cluster.pods.is_empty() => {
+            let count = cluster.pods.len();
+            let labels = cluster.pods[pick(count)].labels.clone();
+            cluster.pods[(pick(count) + 1) % count].labels = labels;
+        }
+        _ if cluster.pods.len() > 2 => {
+            let count = cluster.pods.len();
+            cluster.pods.remove(pick(count));
+        }
+        _ => {}
+    }
+}
+
+/// Tells what a change can do.
+fn weigh(effects: &mut Effects, before: &Ruleset, after: &Ruleset) -> Effect {
+    let keys: BTreeSet<_> = before.chains.keys().chain(after.chains.keys()).collect();
+    let chains = keys.into_iter();
+    let chains = chains.filter(|key| before.chains.get(key) != after.chains.get(key));
+    let elements = before.elements.symmetric_difference(&after.elements);
+
+    effects.take_in(
+        chains.map(|key| (key, after.chains.get(key))),
+        elements.map(|row| (&row.0, &row.1, after.elements.contains(row))),
+    )
 }
 
 /// Packets, some of which speak to a service, as their first node translates it.

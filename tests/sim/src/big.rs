@@ -133,6 +133,7 @@ fn settings() -> Vec<Resource> {
         disabled: false,
         allowed_uses: vec![AllowedUse::Workload, AllowedUse::Tunnel],
         node_selector: "all()".into(),
+        namespace_selector: String::new(),
         automatic: true,
     };
     let mesh = MeshConfiguration {

@@ -607,6 +607,7 @@ fn pools(layout: &Layout) -> Vec<IpPool> {
         disabled: false,
         allowed_uses: vec![AllowedUse::Workload, AllowedUse::Tunnel],
         node_selector: "all()".into(),
+        namespace_selector: String::new(),
         automatic: true,
     };
     let of = |family: &Family| match family {

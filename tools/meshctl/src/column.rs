@@ -57,6 +57,8 @@ fn columns(kind: Kind) -> impl Iterator<Item = &'static str> {
         Kind::IPAMBlock => "+NAME|CIDR|NODE|USED|+SEQUENCE|AGE",
         Kind::BlockAffinity => "NAME|CIDR|NODE|STATE|AGE",
         Kind::IPAMHandle => "NAME|HANDLE|ADDRESSES|AGE",
+        Kind::IPAMConfiguration => "NAME|STRICT|MAX BLOCKS|AUTO BLOCKS|COOLDOWN|AGE",
+        Kind::IPReservation => "NAME|RESERVED|AGE",
         Kind::WorkloadEndpoint => "+NAME|POD|NODE|ADDRESSES|INTERFACE|+PROFILES|+LABELS|AGE",
         Kind::FelixConfiguration => "NAME|WIREGUARD|WIREGUARD V6|FIELDS|+NODES|+UNUSABLE|AGE",
         Kind::ClusterInformation => "NAME|TYPE|VERSION|READY|+GUID|AGE",
@@ -299,6 +301,15 @@ fn opaque_facts(object: &Object) -> Vec<String> {
                 .sum();
             vec![read(&["spec", "handleID"]), count.to_string()]
         }
+        Kind::IPAMConfiguration => vec![
+            read(&["spec", "strictAffinity"]),
+            read(&["spec", "maxBlocksPerHost"]),
+            read(&["spec", "autoAllocateBlocks"]),
+            read(&["spec", "ipCooldownSeconds"]),
+        ],
+        Kind::IPReservation => vec![each(object, &["spec", "reservedCIDRs"], |cidr| {
+            Some(cidr.as_str()?.to_owned())
+        })],
         Kind::ClusterInformation => vec![
             read(&["spec", "clusterType"]),
             read(&["spec", "calicoVersion"]),

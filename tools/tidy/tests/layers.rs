@@ -75,6 +75,20 @@ fn the_tunnel_knows_nothing_of_the_mesh() {
 }
 
 #[test]
+fn the_plugin_that_runtimes_call_knows_neither_store_nor_kernel() {
+    for other in [
+        "store",
+        "dataplane",
+        "meshd-core",
+        "tonic",
+        "rustls",
+        "netlink-sys",
+    ] {
+        forbid("cni", other, "it holds no credentials and decides nothing");
+    }
+}
+
+#[test]
 fn a_forbidden_dependency_is_noticed() {
     let tree = tree("meshd-core");
 

@@ -316,6 +316,7 @@ fn pool(which: usize, detail: u8) -> Resource {
         disabled: detail & 96 == 96,
         allowed_uses: uses,
         node_selector: "all()".into(),
+        namespace_selector: String::new(),
         automatic: true,
     })
 }

@@ -290,6 +290,7 @@ pub(crate) fn pool(cidr: &str) -> Resource {
         disabled: false,
         allowed_uses: vec![AllowedUse::Workload, AllowedUse::Tunnel],
         node_selector: "all()".into(),
+        namespace_selector: String::new(),
         automatic: true,
     })
 }

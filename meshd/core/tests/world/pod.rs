@@ -239,6 +239,7 @@ fn held_block() -> Resource {
 fn request(sandbox: &str) -> PodRequest {
     PodRequest {
         pod: pod(),
+        network: PodRequest::usual_network(),
         sandbox: sandbox.into(),
         netns: "/run/netns/web".into(),
         interface: "eth0".parse().unwrap(),

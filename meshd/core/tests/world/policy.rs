@@ -205,6 +205,7 @@ fn policy_key() -> ObjectKey {
 fn request(pod: &str) -> PodRequest {
     PodRequest {
         pod: pod_name(pod),
+        network: PodRequest::usual_network(),
         sandbox: "s1".into(),
         netns: "/run/netns/a".into(),
         interface: "eth0".parse().unwrap(),

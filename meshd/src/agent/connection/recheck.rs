@@ -6,16 +6,20 @@ use anyhow::Context;
 use dataplane::{Among, Conntrack, Entry, Mark, Tally, Tuple, WayError, Ways};
 use model::{InterfaceName, PodName, constant::REVOKED_MARK, plan::PodInterface, policy::Protocol};
 use policy::{
-    Header, Judge, Verdict,
+    Effect, Effects, Header, Judge, Verdict,
     judge::{Connection, Station},
     packet::{IcmpHeader, Ports},
 };
 
 use super::Delta;
 
+/// Elements that come in together, from which on what there is is made compact.
+const LARGE: usize = 1000;
+
 /// What a recheck needs.
 pub(super) struct Recheck {
     judge: Judge,
+    effects: Effects,
     pods: Pods,
     conntrack: Conntrack,
     ways: Ways,
@@ -45,14 +49,30 @@ impl Recheck {
     pub(super) fn open() -> anyhow::Result<Self> {
         Ok(Self {
             judge: Judge::new(),
+            effects: Effects::new(),
             pods: Pods::default(),
             conntrack: Conntrack::open()?,
             ways: Ways::open()?,
         })
     }
 
-    /// Takes in rows that are in the kernel now.
-    pub(super) fn take_in(&mut self, delta: Delta) {
+    /// Takes in rows that are in the kernel now, and tells what that can do to connections.
+    pub(super) fn take_in(&mut self, delta: Delta) -> Effect {
+        let effect = self.effects.take_in(
+            delta
+                .chains
+                .iter()
+                .map(|(key, chain)| (key, chain.as_ref())),
+            delta
+                .elements
+                .iter()
+                .map(|((set, element), is_there)| (set, element, *is_there)),
+        );
+        let effect = match delta.is_piecemeal {
+            true => Effect::MayCut,
+            false => effect,
+        };
+        let is_large = delta.elements.len() >= LARGE;
         for ((set, element), is_there) in delta.elements {
             self.judge.set_element(&set, &element, is_there);
         }
@@ -62,10 +82,15 @@ impl Recheck {
         for (name, pod) in delta.pods {
             self.pods.set(name, pod);
         }
+        if is_large {
+            self.judge.compact();
+        }
+
+        effect
     }
 
-    /// Judges every connection.
-    pub(super) fn run(&mut self) -> anyhow::Result<Tally> {
+    /// Judges connections: every one, or those that were cut.
+    pub(super) fn run(&mut self, among: Among) -> anyhow::Result<Tally> {
         let started = Instant::now();
         self.ways
             .refresh()
@@ -78,7 +103,7 @@ impl Recheck {
         let asks_about_hosts = self.judge.asks_about_hosts();
         let (judge, pods, ways) = (&self.judge, &self.pods, &mut self.ways);
         let mut failure = None;
-        let tally = self.conntrack.mark(REVOKED_MARK, Among::All, |entry| {
+        let tally = self.conntrack.mark(REVOKED_MARK, among, |entry| {
             match ends(entry, asks_about_hosts, pods, ways) {
                 Ok((from, to)) => mark(judge, entry, &from, &to, asks_about_hosts),
                 Err(error) => {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod history;
 mod machine;
 mod namespace;
 mod packet;
@@ -147,7 +148,7 @@ fn keyed(rows: &Ruleset) -> BTreeMap<NftKey, NftRow> {
     });
     let chains = rows.chains.iter().map(|(key, chain)| {
         let row = ChainRow::new(key.table, chain.clone());
-        (NftKey::Chain(key.clone()), NftRow::Chain(row))
+        (NftKey::Chain(key.clone()), NftRow::Chain(Box::new(row)))
     });
 
     sets.chain(elements).chain(chains).collect()

@@ -86,6 +86,8 @@ fn of_node(node: &NodeName, before: Option<&Object>, after: Option<&Object>) -> 
         Kind::MeshNode
         | Kind::IPPool
         | Kind::IPAMHandle
+        | Kind::IPAMConfiguration
+        | Kind::IPReservation
         | Kind::FelixConfiguration
         | Kind::ClusterInformation
         | Kind::MeshConfiguration
