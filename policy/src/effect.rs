@@ -2,7 +2,7 @@
 //! elsewhere comes, a rule is added; after them nobody's connection has to be looked at.
 //!
 //! **Sound, not complete.** [`Effect::Widens`] is a proof, in two steps. First the chains: each is, apart from rules
-//! inserted that accept and rules gone that drop, what it was, so a packet that was accepted is accepted still, whatever
+//! inserted that accept and rules gone that drop, what it was: a packet that was accepted is accepted still, whatever
 //! is in the sets. Then the elements, with the chains as they are now: a set that grew is only one that accepting rules
 //! ask for or that dropping rules ask not to have it, and the other way round for one that shrank. Every other change
 //! may cut. So may all where host endpoints are: their chains leave a mark for one another.
