@@ -456,6 +456,10 @@ async fn every_other_kind_is_the_administrators() {
                 .body
                 .insert("spec".into(), json!({"cidr": "10.80.0.0/16"}));
         }
+        if kind == Kind::IPAMHandle {
+            let spec = json!({"handleID": "default", "block": {"10.65.0.0/26": 1}});
+            object.body.insert("spec".into(), spec);
+        }
         if [Kind::HostEndpoint, Kind::ClusterNetworkPolicy].contains(&kind) {
             let spec = json!({
                 "node": "n1", "interfaceName": "*", "tier": "Admin", "subject": {"namespaces": {}},

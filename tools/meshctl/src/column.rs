@@ -562,13 +562,25 @@ mod tests {
 
     #[test]
     fn what_others_wrote_cannot_steer_the_terminal() {
+        let foreign = "a\u{1b}[31mb";
+        let cluster = object(
+            Kind::ClusterInformation,
+            "default",
+            json!({"clusterType": foreign}),
+        );
+        assert_eq!(row(&cluster, false, now())[1], "a\u{fffd}[31mb");
+
+        // Nor can what is quoted of an object that is refused.
         let handle = object(
             Kind::IPAMHandle,
             "h",
-            json!({"handleID": "a\u{1b}[31mb", "block": {}}),
+            json!({"handleID": foreign, "block": {}}),
         );
-
-        assert_eq!(row(&handle, false, now())[1], "a\u{fffd}[31mb");
+        let said = &row(&handle, false, now())[1];
+        assert!(
+            said.contains("a\u{fffd}[31mb") && !said.contains('\u{1b}'),
+            "{said}"
+        );
     }
 
     fn object(kind: Kind, name: &str, spec: Value) -> Object {
