@@ -265,6 +265,41 @@ pub enum Match {
     SourceLocal,
 }
 
+impl Match {
+    /// Returns the set that it asks, and whether to be in it.
+    pub const fn set(&self) -> Option<(Sense, &Name)> {
+        match self {
+            Self::IifSet(sense, name)
+            | Self::OifSet(sense, name)
+            | Self::Source(sense, _, name)
+            | Self::Destination(sense, _, name)
+            | Self::SourceOnInterface(sense, _, name)
+            | Self::PortSet(_, sense, name)
+            | Self::AddressPort(_, sense, _, name)
+            | Self::CtOriginalDestination(sense, _, name) => Some((*sense, name)),
+            Self::Iif(..)
+            | Self::IifPrefix(..)
+            | Self::Oif(..)
+            | Self::OifPrefix(..)
+            | Self::Family(_)
+            | Self::SourceNet(..)
+            | Self::DestinationNet(..)
+            | Self::Protocol(..)
+            | Self::DestinationPort(_)
+            | Self::Icmpv6Type(_)
+            | Self::Icmp(..)
+            | Self::Port(..)
+            | Self::Mark { .. }
+            | Self::CtMark { .. }
+            | Self::CtState(_)
+            | Self::CtReply
+            | Self::CtDnat
+            | Self::DestinationLocal
+            | Self::SourceLocal => None,
+        }
+    }
+}
+
 /// One end of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum End {

@@ -193,7 +193,11 @@ impl Ruleset {
 
 /// Returns the names of the sets that a rule speaks of.
 pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &Name> {
-    let in_matches = rule.matches.iter().filter_map(set_of);
+    let in_matches = rule
+        .matches
+        .iter()
+        .filter_map(Match::set)
+        .map(|(_, set)| set);
     let in_statement = match &rule.statement {
         Statement::InputVerdict(map) | Statement::OutputVerdict(map) => Some(map),
         Statement::Accept
@@ -211,39 +215,6 @@ pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &Name> {
     };
 
     in_matches.chain(in_statement)
-}
-
-/// Returns the set that a condition looks into.
-const fn set_of(condition: &Match) -> Option<&Name> {
-    match condition {
-        Match::IifSet(_, set)
-        | Match::OifSet(_, set)
-        | Match::Source(_, _, set)
-        | Match::Destination(_, _, set)
-        | Match::SourceOnInterface(_, _, set)
-        | Match::PortSet(_, _, set)
-        | Match::AddressPort(_, _, _, set)
-        | Match::CtOriginalDestination(_, _, set) => Some(set),
-        Match::Iif(..)
-        | Match::IifPrefix(..)
-        | Match::Oif(..)
-        | Match::OifPrefix(..)
-        | Match::Family(_)
-        | Match::SourceNet(..)
-        | Match::DestinationNet(..)
-        | Match::Protocol(..)
-        | Match::DestinationPort(_)
-        | Match::Icmpv6Type(_)
-        | Match::Icmp(..)
-        | Match::Port(..)
-        | Match::Mark { .. }
-        | Match::CtMark { .. }
-        | Match::CtState(_)
-        | Match::CtReply
-        | Match::CtDnat
-        | Match::DestinationLocal
-        | Match::SourceLocal => None,
-    }
 }
 
 #[cfg(test)]

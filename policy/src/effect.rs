@@ -138,7 +138,7 @@ impl Effects {
     fn note(&mut self, rules: &Arc<[Rule]>, count: impl Fn(&mut u32)) {
         for rule in rules.iter() {
             let deed = deed(&rule.statement);
-            for (sense, name) in rule.matches.iter().filter_map(asked) {
+            for (sense, name) in rule.matches.iter().filter_map(Match::set) {
                 let uses = self.uses.entry(name.clone()).or_default();
                 count(match (deed, sense) {
                     (Deed::Accepts, Sense::Is) | (Deed::Drops, Sense::Not) => &mut uses.allow,
@@ -218,39 +218,6 @@ const fn deed(statement: &Statement) -> Deed {
         | Statement::Snat(_)
         | Statement::Masquerade
         | Statement::SetMark { .. } => Deed::Other,
-    }
-}
-
-/// Returns the set that a match asks, and whether to be in it.
-const fn asked(matched: &Match) -> Option<(Sense, &Name)> {
-    match matched {
-        Match::IifSet(sense, name)
-        | Match::OifSet(sense, name)
-        | Match::Source(sense, _, name)
-        | Match::Destination(sense, _, name)
-        | Match::SourceOnInterface(sense, _, name)
-        | Match::PortSet(_, sense, name)
-        | Match::AddressPort(_, sense, _, name)
-        | Match::CtOriginalDestination(sense, _, name) => Some((*sense, name)),
-        Match::Iif(..)
-        | Match::IifPrefix(..)
-        | Match::Oif(..)
-        | Match::OifPrefix(..)
-        | Match::Family(_)
-        | Match::SourceNet(..)
-        | Match::DestinationNet(..)
-        | Match::Protocol(..)
-        | Match::DestinationPort(_)
-        | Match::Icmpv6Type(_)
-        | Match::Icmp(..)
-        | Match::Port(..)
-        | Match::Mark { .. }
-        | Match::CtMark { .. }
-        | Match::CtState(_)
-        | Match::CtReply
-        | Match::CtDnat
-        | Match::DestinationLocal
-        | Match::SourceLocal => None,
     }
 }
 

@@ -135,6 +135,29 @@ pub fn assign_addresses(
     rules: Rules,
     now: Timestamp,
 ) -> Operation<Result<Assigned, Failure>> {
+    gather(request, pools, rules, now, Source::OwnBlocks)
+}
+
+/// Assigns addresses of any block of the pools, as the authority does for a node whose own are full.
+///
+/// The attributes name the node that uses the address: that is the record of the loan. What the handle holds counts.
+pub fn borrow_addresses(
+    request: Request,
+    pools: Vec<IpPool>,
+    rules: Rules,
+    now: Timestamp,
+) -> Operation<Result<Assigned, Failure>> {
+    gather(request, pools, rules, now, Source::AnyBlock)
+}
+
+/// Returns what the handle holds, and what is missing from that taken from `source`.
+fn gather(
+    request: Request,
+    pools: Vec<IpPool>,
+    rules: Rules,
+    now: Timestamp,
+    source: Source,
+) -> Operation<Result<Assigned, Failure>> {
     Operation::new(move |line| async move {
         let session = Session::new(line, rules, now);
         let mut assigned = Assigned::default();
@@ -148,43 +171,11 @@ pub fn assign_addresses(
             if have >= want {
                 continue;
             }
-            let outcome = session.fill(&request, *family, &pools, want - have).await?;
-            assigned.addresses.extend(outcome.addresses);
-            assigned
-                .missing
-                .extend(outcome.missing.map(|why| (*family, why)));
-        }
-
-        Ok(assigned)
-    })
-}
-
-/// Assigns addresses of any block of the pools, as the authority does for a node whose own are full.
-///
-/// The attributes name the node that uses the address: that is the record of the loan. What the handle holds counts.
-pub fn borrow_addresses(
-    request: Request,
-    pools: Vec<IpPool>,
-    rules: Rules,
-    now: Timestamp,
-) -> Operation<Result<Assigned, Failure>> {
-    Operation::new(move |line| async move {
-        let session = Session::new(line, rules, now);
-        let mut assigned = Assigned::default();
-        let held = session.held(&request.holder.handle).await?;
-        for (family, count) in &request.counts {
-            let have: Vec<IpNet> = held
-                .iter()
-                .copied()
-                .filter(|it| Family::of_net(it) == *family)
-                .collect();
-            let want = usize::try_from((*count).min(COUNT_MAX)).unwrap_or(0);
-            let want = want.saturating_sub(have.len());
-            assigned.addresses.extend(have);
-            if want == 0 {
-                continue;
-            }
-            let outcome = session.borrow(&request, *family, &pools, want).await?;
+            let want = want - have;
+            let outcome = match source {
+                Source::OwnBlocks => session.fill(&request, *family, &pools, want).await?,
+                Source::AnyBlock => session.borrow(&request, *family, &pools, want).await?,
+            };
             assigned.addresses.extend(outcome.addresses);
             assigned
                 .missing
@@ -209,6 +200,15 @@ pub fn assign_exact(
 
         session.exact(&request, &pools).await
     })
+}
+
+/// Where addresses are taken from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// The node's own blocks, and new ones.
+    OwnBlocks,
+    /// Any block of the pools.
+    AnyBlock,
 }
 
 /// What one family came to.

@@ -84,15 +84,11 @@ pub fn new_block(
     claimed_at: Option<String>,
 ) -> IpamBlock {
     IpamBlock {
-        cidr,
         affinity: Some(node),
-        deleted: false,
-        allocations: BTreeMap::new(),
         unallocated: (0..IpamBlock::size_of(cidr)).collect(),
-        attributes: Vec::new(),
         sequence_number,
-        sequence_number_for_allocation: BTreeMap::new(),
         affinity_claim_time: claimed_at,
+        ..bare(cidr)
     }
 }
 
