@@ -13,7 +13,7 @@ setup: ## install what the other targets need (apt, as root)
 	@tools/setup
 
 build: setup ## the binaries, optimised
-	cargo build --release --locked -p meshd -p wire -p meshctl
+	cargo build --release --locked -p meshd -p cni -p wire -p meshctl
 
 demo: build ## a three-node mesh in namespaces on this machine, with proof on screen (root)
 	@tools/demo

@@ -37,6 +37,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
 TICK = os.sysconf("SC_CLK_TCK")
 BASE, COUNTS = 2, (100, 10_000)
+CHANGED = (1_000, 10_000, 100_000)
 A, B, PORT = "10.65.0.2", "10.65.0.3", 5001
 
 
@@ -220,6 +221,14 @@ def loads(rounds):
     return rows
 
 
+def changes():
+    rows = ["| pods | change | object to kernel, ms: p50 | p99 | bytes sent |", "|---|---|---|---|---|"]
+    for count in CHANGED:
+        for change, took in fresh("changes", count).items():
+            rows.append(f"| {count:,} | {change} | {took['p50_ms']:.2f} | {took['p99_ms']:.2f} | {took['bytes']} |")
+    return rows
+
+
 def paths(pairs, seconds):
     routers = {count: Router(count) for count in (BASE, *COUNTS)}
     try:
@@ -266,7 +275,7 @@ def main():
     if "MESHD_BENCH_POLICY" not in os.environ:
         subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", "-p", "bench-policy"], cwd=ROOT, check=True)
     load = os.getloadavg()[0]
-    table = [*loads(options.rounds), "", *paths(options.pairs, options.seconds)]
+    table = [*loads(options.rounds), "", *changes(), "", *paths(options.pairs, options.seconds)]
     text = "\n".join(table)
     print(text)
     if options.write:

@@ -7,6 +7,9 @@ use model::{
     cni::{AttachmentKey, CniName, Code, Failure},
 };
 
+/// The namespace of pods whose runtime has none.
+const NAMESPACE: &str = "default";
+
 /// What the plugin is to do (`CNI_COMMAND`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -112,7 +115,9 @@ impl Environment {
             .filter(|_| command.is_about_one())
             .map(|(container, interface)| key(&container, &interface))
             .transpose()?;
+        // Podman asks for the version with a namespace that is none.
         let args = variable("CNI_ARGS")
+            .filter(|_| command.is_about_one())
             .map(|text| args(&text))
             .transpose()?
             .unwrap_or_default();
@@ -120,7 +125,10 @@ impl Environment {
         Ok(Self {
             command,
             attachment,
-            netns: netns.map(namespace).transpose()?,
+            netns: netns
+                .filter(|_| command.is_about_one())
+                .map(namespace)
+                .transpose()?,
             pod: pod(&args)?,
             pod_uid: args.get("K8S_POD_UID").cloned(),
         })
@@ -185,13 +193,17 @@ fn args(text: &str) -> Result<BTreeMap<String, String>, Failure> {
         .collect()
 }
 
+/// A runtime that has names and no namespaces, such as podman, says only the name: the namespace is `default` then.
 fn pod(args: &BTreeMap<String, String>) -> Result<Option<PodName>, Failure> {
-    let named = |key: &str| args.get(key).filter(|value| !value.is_empty());
+    let named = |key: &str| {
+        let value = args.get(key).map(String::as_str);
+        value.filter(|value| !value.is_empty())
+    };
     let (namespace, name) = match (named("K8S_POD_NAMESPACE"), named("K8S_POD_NAME")) {
         (None, None) => return Ok(None),
         (Some(namespace), Some(name)) => (namespace, name),
         (Some(_), None) => return Err(wrong("CNI_ARGS: K8S_POD_NAME is missing")),
-        (None, Some(_)) => return Err(wrong("CNI_ARGS: K8S_POD_NAMESPACE is missing")),
+        (None, Some(name)) => (NAMESPACE, name),
     };
     let pod = PodName::parse(&format!("{namespace}/{name}"))
         .map_err(|error| wrong(format!("CNI_ARGS: {error}")))?;
@@ -246,6 +258,8 @@ mod tests {
         assert_eq!(said.msg, "DEL needs CNI_CONTAINERID");
         for alone in ["GC", "STATUS", "VERSION"] {
             assert!(read(&[("CNI_COMMAND", alone)]).is_ok(), "{alone}");
+            let noise = [("CNI_COMMAND", alone), ("CNI_NETNS", "dummy")];
+            assert_eq!(read(&noise).unwrap().netns, None, "{alone}");
         }
     }
 
@@ -259,12 +273,20 @@ mod tests {
             ("CNI_IFNAME", "sixteen-letters!"),
             ("CNI_NETNS", "netns"),
             ("CNI_ARGS", "K8S_POD_NAME"),
-            ("CNI_ARGS", "K8S_POD_NAME=web"),
+            ("CNI_ARGS", "K8S_POD_NAMESPACE=shop"),
+            ("CNI_ARGS", "K8S_POD_NAME=Web_1"),
             ("CNI_ARGS", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=../web"),
         ] {
             let said = read(&with(name, value)).unwrap_err();
             assert_eq!(said.code, Code::Environment, "{name}={value}");
         }
+    }
+
+    #[test]
+    fn a_name_without_a_namespace_is_of_the_default_one() {
+        let said = read(&with("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web")).unwrap();
+
+        assert_eq!(said.pod.unwrap().to_string(), "default/web");
     }
 
     #[test]

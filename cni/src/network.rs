@@ -62,7 +62,11 @@ struct Written {
     runtime: Runtime,
     #[serde(default, rename = "prevResult")]
     previous: Option<Attached>,
-    #[serde(default, rename = "cni.dev/valid-attachments")]
+    #[serde(
+        default,
+        rename = "cni.dev/valid-attachments",
+        deserialize_with = "list_or_null"
+    )]
     valid: Option<Vec<Valid>>,
 }
 
@@ -277,8 +281,8 @@ fn ports(asked: &[PortMapping]) -> Result<Vec<PortMapping>, Failure> {
         .collect()
 }
 
-/// `aa:bb:cc:dd:ee:ff` or with dashes; neither a group's address nor nobody's.
-fn mac(text: &str) -> Option<[u8; 6]> {
+/// Reads `aa:bb:cc:dd:ee:ff`, or with dashes; `None` where that is a group's address, nobody's, or none.
+pub fn mac(text: &str) -> Option<[u8; 6]> {
     let octets: Vec<u8> = text
         .split([':', '-'])
         .map(|octet| (octet.len() == 2).then(|| u8::from_str_radix(octet, 16).ok()))
@@ -286,6 +290,13 @@ fn mac(text: &str) -> Option<[u8; 6]> {
     let mac: [u8; 6] = octets.try_into().ok()?;
 
     (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
+/// Runtimes written in Go say `null` for a list of nothing.
+fn list_or_null<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Valid>>, D::Error> {
+    Option::<Vec<Valid>>::deserialize(deserializer).map(|list| Some(list.unwrap_or_default()))
 }
 
 /// Calico writes `"true"`.

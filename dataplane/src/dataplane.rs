@@ -7,18 +7,18 @@ pub use self::removal::{Owned, RemovalError};
 use std::{collections::BTreeMap, path::PathBuf};
 
 use model::{
-    InterfaceName, Moment, Plan,
+    InterfaceName, Moment, Plan, PodName,
     conflict::Conflict,
     pass::{DeviceBackend, IncompleteRow},
-    plan::RowKey,
+    plan::{PodInterface, RowKey},
     resource::mesh_configuration::Backend as Choice,
 };
 use tokio::sync::mpsc;
 
 use crate::{
     AddressTarget, KernelEvent, KeySource, NftKey, NftTarget, OpeningTarget, Outcome, Ownership,
-    PeerStatistics, PeerTarget, PodTarget, Reconciler, RouteTarget, RuleTarget, SysctlTarget,
-    TunnelError, TunnelTarget, WatchError, events,
+    PeerStatistics, PeerTarget, PodError, PodTarget, Reconciler, RouteTarget, RuleTarget,
+    SysctlTarget, TunnelError, TunnelTarget, WatchError, events,
     events::{RulesetWatch, Watched},
     netlink::NetlinkError,
     nft,
@@ -162,6 +162,19 @@ impl Config {
 }
 
 impl Dataplane {
+    /// Returns what differs between a pod's interface in the kernel and its row, in words; see
+    /// [`PodTarget::examine`].
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn examine_pod(
+        &mut self,
+        pod: &PodName,
+        row: &PodInterface,
+    ) -> Result<Vec<String>, PodError> {
+        self.pods.target_mut().examine(pod, row)
+    }
+
     /// Opens the sockets, in the calling thread's network namespace. Changes nothing yet.
     pub fn new(config: Config, keys: impl KeySource + 'static) -> Result<Self, OpenError> {
         Ok(Self {

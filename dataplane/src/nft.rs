@@ -252,6 +252,12 @@ impl NftTarget {
         ruleset::counters(&mut self.socket).map_err(|error| NftError::List(Box::new(error)))
     }
 
+    /// Returns how many bytes went to the kernel for the tables, questions included.
+    pub fn sent(&self) -> u64 {
+        let [sent, _] = self.socket.traffic().count();
+        sent
+    }
+
     /// Takes less memory.
     pub(crate) fn compact(&mut self) {
         self.held.compact();
@@ -286,9 +292,9 @@ impl Target for NftTarget {
     /// Where the tables hold what cannot be taken away piece by piece, reports nothing: the next
     /// apply then gets every row of the plan, and builds the tables anew in one transaction.
     fn observe(&mut self) -> Result<BTreeMap<NftKey, NftRow>, NftError> {
-        self.handles = Handles::default();
         self.held =
             ruleset::read(&mut self.socket).map_err(|error| NftError::List(Box::new(error)))?;
+        self.handles = Handles::of(std::mem::take(&mut self.held.handles));
         self.rebuild |= self.held.is_foreign;
         self.adopt()?;
         if self.rebuild && self.in_sync {
@@ -308,6 +314,8 @@ impl Target for NftTarget {
         self.check_handles()
             .map_err(|error| NftError::List(Box::new(error)))?;
         let edits = if rebuilds {
+            // What is made anew has other numbers.
+            self.handles = Handles::default();
             BTreeMap::new()
         } else {
             self.edits(changes)

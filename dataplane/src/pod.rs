@@ -8,7 +8,9 @@
 //!
 //! The host end carries the pod's name as its alias: that is how a restarted agent knows it again.
 
+mod examination;
 mod inside;
+mod shaper;
 
 pub use inside::InsideError;
 
@@ -26,6 +28,7 @@ use model::{
     Change, InterfaceName, PodName,
     constant::{WORKLOAD_MAC, WORKLOAD_PREFIX},
     plan::PodInterface,
+    pod::Limits,
 };
 
 use crate::{
@@ -62,6 +65,8 @@ pub struct PodTarget {
     set: BTreeMap<PodName, PodInterface>,
     /// The host ends that carried each pod's alias at the last look.
     seen: BTreeMap<PodName, BTreeSet<InterfaceName>>,
+    /// The devices that shaped each pod's packets at the last look.
+    shapers: BTreeMap<PodName, InterfaceName>,
 }
 
 /// Why a pod's interface could not be read or made.
@@ -113,6 +118,7 @@ impl PodTarget {
             socket: Socket::open(Protocol::Route)?,
             set: BTreeMap::new(),
             seen: BTreeMap::new(),
+            shapers: BTreeMap::new(),
         })
     }
 
@@ -124,13 +130,19 @@ impl PodTarget {
     fn set(&mut self, pod: &PodName, row: &PodInterface) -> Result<(), PodError> {
         let namespace = open(&row.netns)?;
         self.remove_others(pod, row)?;
-        self.make_pair(row, &namespace)?;
+        let is_new = self.make_pair(row, &namespace)?;
         self.host_settings(&row.host)?;
         let link = self.link(&row.host)?.ok_or_else(|| gone(&row.host))?;
         self.host_link(&link, pod, row)?;
         let gateway = self.gateway_v6(&link, row)?;
 
-        inside::enter(&namespace, || inside::set_up(row, gateway)).map_err(PodError::Inside)?;
+        let link = Link {
+            mtu: row.mtu,
+            ..link
+        };
+        shaper::set(&mut self.socket, pod, &link, row.limits, is_new)?;
+        inside::enter(&namespace, || inside::set_up(row, gateway, is_new))
+            .map_err(PodError::Inside)?;
         self.set.insert(pod.clone(), row.clone());
 
         Ok(())
@@ -147,10 +159,11 @@ impl PodTarget {
         Ok(())
     }
 
-    /// Makes the pair where it is missing, or where the pod has a new namespace under an old name.
-    fn make_pair(&mut self, row: &PodInterface, namespace: &File) -> Result<(), PodError> {
+    /// Makes the pair where it is missing, or where the pod has a new namespace under an old name; returns whether
+    /// it did.
+    fn make_pair(&mut self, row: &PodInterface, namespace: &File) -> Result<bool, PodError> {
         let Some(link) = self.link(&row.host)? else {
-            return self.create(row, namespace);
+            return self.create(row, namespace).map(|()| true);
         };
         if !is_workload(&link) {
             return Err(PodError::Taken(row.host.clone()));
@@ -158,12 +171,12 @@ impl PodTarget {
         let other = inside::enter(namespace, || inside::other_end(&row.inside))
             .map_err(PodError::Inside)?;
         if other == Some(link.index) {
-            return Ok(());
+            return Ok(false);
         }
 
         self.remove(&link)?;
 
-        self.create(row, namespace)
+        self.create(row, namespace).map(|()| true)
     }
 
     /// Makes the pair: the host end down, the other in the pod's namespace from its first moment.
@@ -182,6 +195,9 @@ impl PodTarget {
                     peer.raw(&link::header(0, 0, 0));
                     peer.put_text(attribute::NAME, row.inside.as_str());
                     peer.put_u32(attribute::MTU, row.mtu);
+                    if let Some(mac) = row.mac {
+                        peer.put(attribute::ADDRESS, &mac);
+                    }
                     let descriptor = namespace.as_fd().as_raw_fd();
                     peer.put(attribute::NAMESPACE_FD, &descriptor.to_ne_bytes());
                 });
@@ -259,6 +275,10 @@ impl PodTarget {
         for link in self.host_ends(pod)? {
             self.remove(&link)?;
         }
+        let made = self.set.get(pod).and_then(|row| shaper::device(&row.host));
+        for device in self.shapers.remove(pod).into_iter().chain(made) {
+            shaper::remove(&mut self.socket, &device)?;
+        }
         self.set.remove(pod);
         self.seen.remove(pod);
 
@@ -330,6 +350,7 @@ impl Target for PodTarget {
         let links = self.links()?;
         let mut found = BTreeMap::new();
         self.seen.clear();
+        self.shapers.clear();
         for link in links.iter().filter(|link| is_workload(link)) {
             if let Some(pod) = link.alias.as_deref().and_then(pod_of) {
                 self.seen
@@ -337,6 +358,13 @@ impl Target for PodTarget {
                     .or_default()
                     .insert(link.name.clone());
                 found.insert(pod, seen(link));
+            }
+        }
+        for link in links.iter().filter(|link| shaper::is_shaper(link)) {
+            if let Some(pod) = link.alias.as_deref().and_then(pod_of) {
+                // One whose pod is gone has no host end to be found by.
+                found.entry(pod.clone()).or_insert_with(|| seen(link));
+                self.shapers.insert(pod, link.name.clone());
             }
         }
         self.set.retain(|pod, row| {
@@ -409,6 +437,9 @@ fn seen(link: &Link) -> PodInterface {
         netns: String::new(),
         addresses: Vec::new(),
         mtu: link.mtu,
+        mac: None,
+        forwards: false,
+        limits: Limits::default(),
     }
 }
 

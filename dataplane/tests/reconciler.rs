@@ -233,6 +233,40 @@ fn a_row_that_the_plan_changes_often_is_nobodys_fight() {
     assert_eq!(reconciler.contested().count(), 0);
 }
 
+#[test]
+fn what_the_kernel_refuses_again_and_again_is_nobodys_fight() {
+    let (kernel, mut reconciler) = reconciler([("stale", 1)]);
+    let mut desired = desired([]);
+    reconciler.set(&mut desired, true, at(0));
+    desired.set("wanted", 1);
+    kernel.0.borrow_mut().refuse = true;
+    for second in 0..100 {
+        reconciler.distrust();
+        let outcome = reconciler.set(&mut desired, true, at(second * 500));
+        assert_eq!(outcome, Outcome::Failed("refused".into()));
+    }
+    assert_eq!(reconciler.contested().count(), 0);
+
+    kernel.0.borrow_mut().refuse = false;
+    reconciler.distrust();
+    pass(&mut reconciler, &mut desired, true, at(50_000));
+    assert_eq!(kernel.rows(), [("wanted", 1)]);
+}
+
+#[test]
+fn a_row_whose_surroundings_are_missing_is_nobodys_fight() {
+    let (_, mut reconciler) = reconciler([]);
+    let mut desired = desired([("missing", 1)]);
+    for second in 0..100 {
+        reconciler.distrust();
+        reconciler.set(&mut desired, true, at(second * 500));
+        reconciler.unset(at(second * 500));
+    }
+
+    assert_eq!(reconciler.contested().count(), 0);
+    assert_eq!(reconciler.absent()[&"missing"], "missing is not there");
+}
+
 /// A kernel in memory. Cloning it gives another handle to the same kernel.
 #[derive(Clone, Default)]
 struct Kernel(Rc<RefCell<State>>);

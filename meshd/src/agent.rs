@@ -14,6 +14,7 @@ mod cni;
 mod connection;
 mod executor;
 mod held;
+mod ipam;
 mod metrics;
 mod pods;
 mod question;

@@ -89,7 +89,7 @@ impl LastGood {
                 .collect(),
             sets,
             chains: chains
-                .filter(|(key, chain)| key.is_guards() && !on_devices(chain))
+                .filter(|(key, chain)| key.is_guards() && !key.is_of_pods() && !on_devices(chain))
                 .map(|(key, chain)| (key.clone(), chain.clone()))
                 .collect(),
             routes: pairs(&plan.routes)

@@ -3,8 +3,10 @@
 mod agent;
 mod former;
 mod guard;
+mod ipam;
 mod join;
 mod memory;
+mod plugin;
 mod serve;
 mod service;
 mod stored;
@@ -28,6 +30,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Agent(agent::Args),
+    Cni(plugin::Args),
     Guard(guard::Args),
     Join(join::Args),
     Serve(serve::Args),
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
 
     let outcome = match cli.command {
         Command::Agent(args) => agent::run(args),
+        Command::Cni(args) => plugin::run(&args),
         Command::Guard(args) => guard::run(&args),
         Command::Join(args) => join::run(args),
         Command::Serve(args) => serve::run(args),

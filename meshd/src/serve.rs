@@ -1,8 +1,13 @@
 //! `meshd serve`: the embedded server.
 
+mod garbage;
+mod lender;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -14,6 +19,8 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
 };
+
+use self::lender::Authority;
 
 /// Runs the store of a mesh, and its certificate authority.
 ///
@@ -40,6 +47,10 @@ pub(crate) struct Args {
     #[arg(long)]
     metrics: Option<SocketAddr>,
 
+    /// How long an address must look leaked before it is collected; at least the 90 seconds that a request may take.
+    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
+    ipam_grace_seconds: u64,
+
     /// Leave ~/.config/meshd/config.yaml alone.
     #[arg(long)]
     no_user_config: bool,
@@ -64,6 +75,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         store: store::Options::default(),
     };
     let server = Server::start(options, Timestamp::now()).await?;
+    server.lend_by(Arc::new(Authority::default()));
+    let grace = Duration::from_secs(args.ipam_grace_seconds);
+    tokio::spawn(garbage::collect(server.store(), grace));
     tracing::info!(address = %server.address(), "serving");
     if !args.no_user_config {
         copy_credential(server.admin_credential())?;

@@ -21,7 +21,12 @@ use model::{Moment, PublicKey};
 use store::Credential;
 
 use self::process::AgentProcess;
-use crate::{agent::PodFile, former::FormerSettings, service};
+use crate::{
+    agent::PodFile,
+    former::FormerSettings,
+    plugin::{self, Places},
+    service,
+};
 
 /// What describes the machine as it is; useless once meshd is gone from it.
 const KERNEL_FILES: [&str; 4] = ["guard.json", "networks", "pods.json", "settings.json"];
@@ -91,6 +96,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let former = former.context("the network is clean; its settings are not put back")?;
     former.restore()?;
     service::remove()?;
+    for file in Places::usual().installed()? {
+        plugin::remove(&file)?;
+    }
     remove_files(args)?;
     assert_clean(&mut dataplane)?;
     farewell(args);
@@ -124,6 +132,9 @@ fn list(
     }
     for file in service::own_files() {
         say(&format!("unit       {}", file.display()));
+    }
+    for file in Places::usual().installed()? {
+        say(&format!("plugin     {}", file.display()));
     }
     for file in files(args).into_iter().filter(|file| file.exists()) {
         say(&format!("file       {}", file.display()));

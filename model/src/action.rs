@@ -1,11 +1,17 @@
 //! What must happen once, and how it ended.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Family, NodeName, PodName, PublicKey, Record, resource::WorkloadEndpoint};
+use crate::{
+    Family, NodeName, PodName, PublicKey, Record,
+    resource::{WorkloadEndpoint, ip_pool::AllowedUse},
+};
 
 /// Tells one action from another; comes back in [`Event::ActionDone`](crate::Event::ActionDone).
 #[derive(
@@ -31,22 +37,17 @@ pub enum ActionKind {
     ClaimAddress(IpAddr),
     /// Write our own Node: record, Calico's fields and annotations.
     PublishNode(Box<NodePublication>),
-    /// Claim one block of the pool by Calico's sequence.
+    /// See to it that this node has a block of the pool: claimed by Calico's sequence.
     ClaimBlock {
         /// The pool's range.
         pool: IpNet,
         /// Prefix length of its blocks.
         block_size: u8,
     },
-    /// Assign one address in a block of ours.
+    /// Assign addresses: of blocks of ours, of new ones, or borrowed.
     AssignAddress(AddressRequest),
-    /// Give back every address that this handle holds in blocks of ours.
-    ReleaseHandle {
-        /// The handle.
-        handle: String,
-        /// The blocks to look in.
-        blocks: Vec<IpNet>,
-    },
+    /// Give back every address that this handle holds, in whichever blocks.
+    ReleaseHandle(String),
     /// Write a pod's endpoint.
     PublishEndpoint(Box<WorkloadEndpoint>),
     /// Remove a pod's endpoint.
@@ -75,17 +76,23 @@ pub struct NodePublication {
     pub keys: BTreeMap<Family, PublicKey>,
 }
 
-/// One address wanted from a block.
+/// Addresses wanted for one holder. The same handle asking again keeps what it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressRequest {
-    /// The block.
-    pub block: IpNet,
-    /// The handle that will hold it.
+    /// The handle that will hold them: `NETWORK.CONTAINERID`, or a tunnel device's.
     pub handle: String,
-    /// Facts about the holder, as Calico writes them.
+    /// Facts about the holder, as Calico writes them: `node`, and `pod` with `namespace`, or `type`.
     pub attributes: BTreeMap<String, String>,
-    /// Exactly this address, or whichever is free.
-    pub address: Option<IpAddr>,
+    /// What the addresses are for.
+    pub purpose: AllowedUse,
+    /// One address of each of these families, besides [`addresses`](Self::addresses).
+    pub families: BTreeSet<Family>,
+    /// Pools that were asked for, by name or range; a family without any takes those that select node and namespace.
+    #[serde(default)]
+    pub pools: BTreeMap<Family, Vec<String>>,
+    /// Exactly these, whatever pools select; at most one of each family.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What a pod gets.
@@ -104,8 +111,8 @@ pub struct PodAnswer {
 pub enum ActionResult {
     /// It is done.
     Done,
-    /// An address was assigned.
-    Address(IpAddr),
+    /// Addresses were assigned, in order: one for each that was asked for.
+    Addresses(Vec<IpAddr>),
     /// The store is away or refused for now: try again later.
     Retry(String),
     /// It will never succeed as asked.

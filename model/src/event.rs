@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ActionId, ActionResult, Family, InterfaceName, Kind, ObjectKey, Pass, PodName, PublicKey,
-    Resource, cni::CniName, conflict::Surroundings, firewall::Firewalls,
+    Resource, cni::CniName, conflict::Surroundings, firewall::Firewalls, pod::PodWish,
 };
 
 /// Something that the agent learned.
@@ -107,6 +107,9 @@ pub struct PodRequest {
     /// Addresses that the pod must get; empty: one per family that has a pool.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// What else its interface is to be like.
+    #[serde(default)]
+    pub wish: Box<PodWish>,
 }
 
 impl PodRequest {

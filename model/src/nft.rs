@@ -31,7 +31,14 @@ pub struct ChainKey {
 }
 
 /// The guard's chains in `inet meshd`; the others there are policy's.
-const GUARD_CHAINS: [&str; 3] = ["barrier", "translate", "antispoof"];
+const GUARD_CHAINS: [&str; 6] = [
+    "barrier",
+    "translate",
+    "antispoof",
+    "hostport_in",
+    "hostport_out",
+    "hostport_back",
+];
 
 /// The guard's sets in `inet meshd`, without the family behind the name; the others there are policy's.
 const GUARD_SETS: [&str; 9] = [
@@ -45,6 +52,11 @@ impl ChainKey {
             NftFamily::Inet => GUARD_CHAINS.contains(&self.name.as_str()),
             NftFamily::Netdev => true,
         }
+    }
+
+    /// Returns whether the chain is there for pods that run.
+    pub fn is_of_pods(&self) -> bool {
+        self.is_guards() && self.name.starts_with("hostport_")
     }
 }
 
@@ -261,6 +273,11 @@ pub enum Match {
     CtOriginalDestination(Sense, Family, Name),
     /// The destination is one of the machine's own addresses (`fib daddr type local`).
     DestinationLocal,
+    /// The destination is (not) one that is somebody else's alone (`fib daddr type unicast`): neither the machine's own
+    /// nor a group's, and not without a route.
+    DestinationElsewhere(Sense),
+    /// The packet itself says by which ways it wants to go.
+    Detour(Detour),
     /// The source is one of the machine's own addresses.
     SourceLocal,
 }
@@ -295,9 +312,27 @@ impl Match {
             | Self::CtReply
             | Self::CtDnat
             | Self::DestinationLocal
+            | Self::DestinationElsewhere(_)
+            | Self::Detour(_)
             | Self::SourceLocal => None,
         }
     }
+}
+
+/// How a packet names the ways by which it wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Detour {
+    /// IPv4's option of loose source routes (RFC 791).
+    Loose,
+    /// IPv4's option of strict source routes.
+    Strict,
+    /// IPv6's routing header of whatever type (RFC 8200, section 4.4).
+    Header,
+}
+
+impl Detour {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Loose, Self::Strict, Self::Header];
 }
 
 /// One end of a packet.
@@ -357,10 +392,12 @@ pub enum Statement {
     Log(Nflog),
     /// Told to whoever listens, and dropped.
     LogAndDrop(Nflog),
-    /// Source NAT to this address, ports fully random.
-    Snat(IpAddr),
-    /// Masquerade, ports fully random.
-    Masquerade,
+    /// Source NAT to this address, ports fully random, of a range where there is one (first and last).
+    Snat(IpAddr, Option<(u16, u16)>),
+    /// Masquerade, ports fully random, of a range where there is one (first and last).
+    Masquerade(Option<(u16, u16)>),
+    /// Destination NAT to this address, and to this port where there is one.
+    Dnat(IpAddr, Option<u16>),
     /// `mark = (mark & !mask) | value`.
     SetMark {
         /// Bits written.

@@ -18,6 +18,7 @@ use crate::{
     Family, InterfaceName, PodName, PublicKey, Table,
     firewall::Opening,
     nft::{Chain, ChainKey, Element, NftFamily, SetKey, SetKind},
+    pod::Limits,
     resource::mesh_configuration::Backend,
 };
 
@@ -94,6 +95,12 @@ pub struct PodInterface {
     pub addresses: Vec<IpNet>,
     /// MTU of both ends.
     pub mtu: u32,
+    /// The inner end's MAC address; absent: the kernel's choice.
+    pub mac: Option<[u8; 6]>,
+    /// Whether the pod forwards packets.
+    pub forwards: bool,
+    /// Limits on its traffic.
+    pub limits: Limits,
 }
 
 /// What tells two routes apart.

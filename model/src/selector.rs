@@ -22,6 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     str::FromStr,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -31,10 +32,10 @@ pub use self::composition::{
     SERVICE_ACCOUNT_PREFIX,
 };
 
-/// A selector that could be read. Two are equal when their canonical forms are.
+/// A selector that could be read. Two are equal when their canonical forms are; clones share the expression.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Selector(Expression);
+pub struct Selector(Arc<Expression>);
 
 /// An expression, as parsed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,8 +94,8 @@ pub struct SelectorError {
 
 impl Selector {
     /// Returns the selector that selects everything.
-    pub const fn all() -> Self {
-        Self(Expression::All)
+    pub fn all() -> Self {
+        Self::composed(Expression::All)
     }
 
     /// Returns whether it selects something that carries these labels.
@@ -103,7 +104,7 @@ impl Selector {
     }
 
     /// Returns the expression.
-    pub const fn expression(&self) -> &Expression {
+    pub fn expression(&self) -> &Expression {
         &self.0
     }
 }
@@ -170,7 +171,7 @@ impl FromStr for Selector {
     type Err = SelectorError;
 
     fn from_str(text: &str) -> Result<Self, SelectorError> {
-        parser::parse(text, &parser::WRITTEN_BY_PEOPLE).map(Self)
+        parser::parse(text, &parser::WRITTEN_BY_PEOPLE).map(Self::composed)
     }
 }
 
@@ -179,7 +180,7 @@ impl TryFrom<String> for Selector {
     type Error = SelectorError;
 
     fn try_from(text: String) -> Result<Self, SelectorError> {
-        parser::parse(&text, &parser::COMPOSED).map(Self)
+        parser::parse(&text, &parser::COMPOSED).map(Self::composed)
     }
 }
 

@@ -107,6 +107,19 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Returns what somebody wrote into a field of [`other`](Self::other), numbers too; `None` where it is empty.
+    pub fn text(&self, field: &str) -> Option<String> {
+        match &self.other.get(field)?.value {
+            Value::Null => None,
+            Value::String(text) => (!text.is_empty()).then(|| text.clone()),
+            other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Some(other.to_string())
+            }
+        }
+    }
+}
+
 /// The configurations that hold for the node, from weak to strong.
 fn layers<'a>(
     node: &NodeName,

@@ -27,6 +27,7 @@
 //! large, denies what it selects and is named in [`Compiled::refused`]; everything else stays in force.
 
 pub(crate) mod base;
+pub(crate) mod family;
 pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod name;
@@ -208,8 +209,9 @@ pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &Name> {
         | Statement::AcceptUntracked
         | Statement::Log(_)
         | Statement::LogAndDrop(_)
-        | Statement::Snat(_)
-        | Statement::Masquerade
+        | Statement::Snat(..)
+        | Statement::Masquerade(_)
+        | Statement::Dnat(..)
         | Statement::SetMark { .. }
         | Statement::Continue => None,
     };

@@ -55,7 +55,7 @@ use crate::{
         Cluster, Interface,
         object::{self, Origin},
     },
-    compile::{Options, Ruleset, is_stranger, workload},
+    compile::{Options, Ruleset, family::Families, is_stranger, workload},
 };
 
 /// What policy asks for on one node, kept up to date change by change.
@@ -69,6 +69,8 @@ pub struct Compiler {
     locals: Locals,
     chains: Chains,
     sets: Sets,
+    /// The families of which anybody was there when the rows were brought up to date.
+    known: Families,
     /// The base chains of pods.
     base: Ruleset,
     base_is_stale: bool,
@@ -87,6 +89,7 @@ impl Compiler {
             locals: Locals::default(),
             chains: Chains::default(),
             sets: Sets::default(),
+            known: Families::default(),
             base: Ruleset::default(),
             base_is_stale: true,
             is_stale: true,
@@ -237,6 +240,7 @@ impl Compiler {
             return changes;
         }
         self.flush_base(&mut changes);
+        self.count_families();
         self.locals.flush_pods(
             &self.book,
             &self.options,
@@ -257,6 +261,7 @@ impl Compiler {
         let sources = Sources {
             book: &self.book,
             options: &self.options,
+            known: self.known,
             services: &self.services,
             population: &mut self.population,
             sets: &mut self.sets,
@@ -309,6 +314,15 @@ impl Compiler {
             + self.locals.effort()
             + self.sets.effort()
             + self.chains.effort()
+    }
+
+    /// Has every chain written anew where the first of a family has come, or the last is gone: rules ask for no family
+    /// of which nobody is there.
+    fn count_families(&mut self) {
+        let known = self.population.families().and(self.services.families());
+        if std::mem::replace(&mut self.known, known) != known {
+            self.chains.rewrite_all();
+        }
     }
 
     fn flush_base(&mut self, changes: &mut Vec<Change>) {

@@ -215,8 +215,9 @@ const fn deed(statement: &Statement) -> Deed {
         | Statement::InputVerdict(_)
         | Statement::OutputVerdict(_)
         | Statement::AcceptUntracked
-        | Statement::Snat(_)
-        | Statement::Masquerade
+        | Statement::Snat(..)
+        | Statement::Masquerade(_)
+        | Statement::Dnat(..)
         | Statement::SetMark { .. } => Deed::Other,
     }
 }

@@ -29,9 +29,8 @@ use self::{rule::Rule, set::Content, slot::Slots};
 use crate::{Verdict, packet::Header};
 
 /// The base chains in which policy is asked; others of our table guard or translate.
-const BASE_CHAINS: [&str; 13] = [
+const BASE_CHAINS: [&str; 12] = [
     "from_pod",
-    "from_pod_to_host",
     "host_before_nat",
     "host_forward_in",
     "host_forward_out",

@@ -7,6 +7,7 @@
 mod address;
 mod block;
 mod difference;
+mod handle;
 mod node;
 mod tier;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use futures::{future::BoxFuture, stream::BoxStream};
+use futures::{StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use model::{Kind, Object, ObjectKey, Revision};
 use serde_json::Value;
 
@@ -38,6 +38,12 @@ use crate::StoreError;
 pub trait Store: Send + Sync {
     /// Returns every object of a kind and the revision to watch from.
     fn list(&self, kind: Kind) -> BoxFuture<'_, Result<List, StoreError>>;
+
+    /// Streams the same list in pieces, which all have its revision: whoever takes them one by one never holds them
+    /// all. It yields at least one, and ends after the first error; only then is the list cut.
+    fn pages(&self, kind: Kind) -> PageStream<'_> {
+        stream::once(self.list(kind)).boxed()
+    }
 
     /// Streams what happens to a kind after a revision.
     fn watch(&self, kind: Kind, from: Revision) -> BoxFuture<'_, Result<WatchStream, StoreError>>;
@@ -104,6 +110,9 @@ pub enum WatchEvent {
     /// Nothing else happened up to this revision.
     Bookmark(Revision),
 }
+
+/// What [`Store::pages`] yields: parts of one list, in order.
+pub type PageStream<'a> = BoxStream<'a, Result<List, StoreError>>;
 
 /// What [`Store::watch`] yields; it ends after the first error.
 pub type WatchStream = BoxStream<'static, Result<WatchEvent, StoreError>>;

@@ -10,25 +10,31 @@ mod renewal;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream};
 use jiff::Timestamp;
-use model::{Kind, Object, ObjectKey, Revision};
+use model::{
+    Kind, Object, ObjectKey, Revision,
+    ipam::{Plea, Verdict},
+};
 use prost::bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::RwLock;
 use tokio_stream::Stream;
-use tonic::transport::Channel;
+use tonic::{Streaming, transport::Channel};
 
 pub(crate) use self::connector::{Connector, Target};
 use crate::{
     Credential, CredentialError, Identity, StoreError, StoreEvent, Token, TokenEntry, TokenRequest,
-    backend::{List, Precondition, Store, WatchEvent, WatchStream},
+    backend::{List, PageStream, Precondition, Store, WatchEvent, WatchStream},
     message::{MESSAGE_MAX, proto},
     source,
 };
 
 /// How long a call may take, its list or watch stream not counted.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How many objects of a list are decoded at a time.
+const PIECE: usize = 64;
 
 /// A store over gRPC. Clones share one connection.
 #[derive(Clone)]
@@ -156,6 +162,22 @@ impl Client {
         source::watch_all(Arc::new(self.clone()), kinds)
     }
 
+    /// Asks the authority for what only it may do with addresses. For nodes.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] where no authority is in reach: then nobody borrows.
+    pub async fn plead(&self, plea: &Plea) -> Result<Verdict, StoreError> {
+        let internal = |error: serde_json::Error| StoreError::Internal(error.to_string());
+        let plea = proto::Plea {
+            json: serde_json::to_vec(plea).map_err(internal)?.into(),
+        };
+        let mut service = self.service.clone();
+        let verdict = call(service.plead(plea)).await?;
+
+        serde_json::from_slice(&verdict.json).map_err(|_| unusable("verdict"))
+    }
+
     /// Makes a join token. Administrators only.
     ///
     /// Returns the token, when it ends, and the URLs under which the server can be reached.
@@ -195,33 +217,29 @@ impl Client {
 
 impl Store for Client {
     fn list(&self, kind: Kind) -> BoxFuture<'_, Result<List, StoreError>> {
+        let whole = List {
+            objects: Vec::new(),
+            revision: Revision::default(),
+        };
+
+        self.pages(kind)
+            .try_fold(whole, |mut whole, page| async {
+                whole.objects.extend(page.objects);
+                whole.revision = page.revision;
+                Ok(whole)
+            })
+            .boxed()
+    }
+
+    fn pages(&self, kind: Kind) -> PageStream<'_> {
         let mut service = self.service.clone();
+        let request = proto::ListRequest {
+            kind: kind.as_str().to_owned(),
+        };
 
-        async move {
-            let request = proto::ListRequest {
-                kind: kind.as_str().to_owned(),
-            };
-            let mut pages = call(service.list(request)).await?;
-            let mut list = List {
-                objects: Vec::new(),
-                revision: Revision::default(),
-            };
-            let mut complete = false;
-            while let Some(page) = call_plain(pages.message()).await? {
-                for object in &page.objects {
-                    list.objects.push(object.decode()?);
-                }
-                complete = page.last;
-                list.revision = Revision(page.revision);
-            }
-
-            if complete {
-                Ok(list)
-            } else {
-                Err(StoreError::Unavailable("the list was cut".into()))
-            }
-        }
-        .boxed()
+        async move { Ok(listing(call(service.list(request)).await?)) }
+            .try_flatten_stream()
+            .boxed()
     }
 
     fn watch(&self, kind: Kind, from: Revision) -> BoxFuture<'_, Result<WatchStream, StoreError>> {
@@ -383,6 +401,53 @@ async fn call<T>(
     answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, StoreError> {
     call_plain(answer).await.map(tonic::Response::into_inner)
+}
+
+/// Decodes a list in small pieces: as values, objects take ten times what they take in the server's pages.
+fn listing(pages: Streaming<proto::ListPage>) -> impl Stream<Item = Result<List, StoreError>> {
+    let listing = Listing {
+        pages,
+        objects: Vec::new().into_iter(),
+        revision: Revision::default(),
+        complete: false,
+    };
+
+    stream::try_unfold(listing, |mut listing| async {
+        Ok(listing.next().await?.map(|piece| (piece, listing)))
+    })
+}
+
+/// A list that comes in.
+struct Listing {
+    pages: Streaming<proto::ListPage>,
+    /// What is left of the last page.
+    objects: std::vec::IntoIter<proto::Object>,
+    revision: Revision,
+    complete: bool,
+}
+
+impl Listing {
+    async fn next(&mut self) -> Result<Option<List>, StoreError> {
+        if self.objects.len() == 0 {
+            let Some(page) = call_plain(self.pages.message()).await? else {
+                return match self.complete {
+                    true => Ok(None),
+                    false => Err(StoreError::Unavailable("the list was cut".into())),
+                };
+            };
+            self.objects = page.objects.into_iter();
+            self.revision = Revision(page.revision);
+            self.complete = page.last;
+        }
+        let piece = self.objects.by_ref().take(PIECE);
+
+        Ok(Some(List {
+            objects: piece
+                .map(|object| object.decode())
+                .collect::<Result<_, _>>()?,
+            revision: self.revision.clone(),
+        }))
+    }
 }
 
 async fn call_plain<T>(

@@ -14,12 +14,14 @@ mod shuffled;
 
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{StreamExt, future::BoxFuture};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use model::{Kind, Object, ObjectKey, Revision};
 use serde_json::json;
 
 pub use self::{kind::two_kinds_that_are_written_alike_are_kept_apart, shuffled::Shuffled};
-use crate::{Precondition, Store, StoreError, StoreEvent, WatchEvent, WatchStream, watch_all};
+use crate::{
+    List, Precondition, Store, StoreError, StoreEvent, WatchEvent, WatchStream, watch_all,
+};
 
 /// How long anything may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -67,6 +69,7 @@ macro_rules! contract_tests {
             a_past_that_is_forgotten_says_list_again
             concurrent_updates_lose_nothing
             a_list_is_one_moment
+            a_list_in_pieces_is_the_list
             followers_converge_whatever_the_order_between_kinds
             a_follower_that_missed_the_log_hears_of_deletions
         );
@@ -415,6 +418,26 @@ pub async fn concurrent_updates_lose_nothing(factory: &dyn Factory) {
         number(&subject.store.get(key).await.unwrap()),
         WRITERS * EACH
     );
+}
+
+/// More objects than any piece has.
+pub async fn a_list_in_pieces_is_the_list(factory: &dyn Factory) {
+    let subject = factory.subject(Log::Long).await;
+    let store = Arc::clone(&subject.store);
+    for number in 0..150 {
+        let name = format!("s-{number}");
+        store.create(service(&name, number)).await.unwrap();
+    }
+
+    let list = store.list(Kind::Service).await.unwrap();
+    let pieces: Vec<List> = store.pages(Kind::Service).try_collect().await.unwrap();
+
+    assert_eq!(list.objects.len(), 150);
+    assert!(pieces.iter().all(|piece| piece.revision == list.revision));
+    let pieces = pieces.into_iter().flat_map(|piece| piece.objects);
+    assert_eq!(pieces.collect::<Vec<_>>(), list.objects);
+    let none: Vec<List> = store.pages(Kind::Namespace).try_collect().await.unwrap();
+    assert!(!none.is_empty(), "a list without objects has a revision");
 }
 
 /// Two objects that are only ever written one after the other are never seen the wrong way round.

@@ -99,11 +99,14 @@ denials! {
     Epoch "epoch" "The record's epoch did not rise.";
     KeyNotGranted "key-not-granted" "No KeyClaim grants the key to this node.";
     AddressNotGranted "address-not-granted" "No AddressClaim grants the address to this node.";
-    AddressNotInBlock "address-not-in-block" "The pod's or tunnel device's address is not inside a block of this node.";
+    AddressNotInBlock "address-not-in-block" "The pod's or tunnel device's address is neither of a block of this node nor lent to it.";
     BlockNotInPool "block-not-in-pool" "No enabled pool holds the block at its own block size.";
     BlockSelector "block-selector" "The pool's nodeSelector does not select this node.";
     BlockOverlap "block-overlap" "The block overlaps another one.";
     BlockAffinity "block-affinity" "The block is not affine to this node, or would change hands.";
+    BlockSequence "block-sequence" "The block's sequence number did not rise.";
+    AddressLent "address-lent" "Another node has borrowed the address.";
+    NotYourHandle "not-your-handle" "The handle is another's, or does not say whose it is.";
     BlockInUse "block-in-use" "The block still has addresses in use.";
     TierBuiltIn "tier-built-in" "Every cluster has the tier.";
     TierInUse "tier-in-use" "A policy is in the tier.";

@@ -30,7 +30,9 @@ mod embedded;
 mod enrol;
 mod error;
 mod file;
+mod lender;
 mod message;
+mod operation;
 mod server;
 mod socket;
 mod source;
@@ -39,13 +41,15 @@ mod token;
 #[cfg(feature = "fuzz")]
 pub use self::server::{Door, Reply};
 pub use self::{
-    backend::{List, Precondition, Store, WatchEvent, WatchStream},
+    backend::{List, PageStream, Precondition, Store, WatchEvent, WatchStream},
     caller::{Caller, Identity, Origin},
     client::{Client, Hello},
     credential::{Credential, CredentialError, Installed},
     embedded::{Embedded, OpenError, Options, Session},
     enrol::{EnrolError, Enrolment, enrol},
     error::{Denial, StoreError},
+    lender::Lender,
+    operation::{Perform, drive, perform},
     server::{Counters, ServeError, Server, ServerOptions},
     source::{StoreEvent, watch_all},
     token::{Token, TokenEntry, TokenError, TokenRequest},

@@ -21,7 +21,7 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -40,7 +40,8 @@ pub use self::door::{Door, Reply};
 pub use self::limit::Counters;
 use self::{connection::Gate, service::Service, tls::ServerCertificate};
 use crate::{
-    Caller, Credential, CredentialError, Embedded, Identity, OpenError, Options, Store, StoreError,
+    Caller, Credential, CredentialError, Embedded, Identity, Lender, OpenError, Options, Store,
+    StoreError,
     certificate::{ADMIN_LIFE, CertificateAuthority, CertificateError, PrivateKey},
     message::proto,
     socket,
@@ -86,6 +87,7 @@ pub(crate) struct Context {
     pub(crate) advertise: Vec<IpAddr>,
     pub(crate) counters: Counters,
     pub(crate) certificate: ServerCertificate,
+    pub(crate) lender: OnceLock<Arc<dyn Lender>>,
 }
 
 /// Why a server does not run.
@@ -162,6 +164,7 @@ impl Server {
             advertise: options.advertise,
             counters: Counters::default(),
             certificate: ServerCertificate::default(),
+            lender: OnceLock::new(),
         });
         context.renew_certificate(now).await?;
         let admin = options.data.join("admin.yaml");
@@ -187,6 +190,11 @@ impl Server {
     /// Returns the store, for whoever works in this process.
     pub fn store(&self) -> Embedded {
         self.context.store.clone()
+    }
+
+    /// Says who decides about addresses in others' blocks; until then nobody does. The first one stays.
+    pub fn lend_by(&self, lender: Arc<dyn Lender>) {
+        self.context.lender.get_or_init(|| lender);
     }
 
     /// Returns what was refused so far, and why.

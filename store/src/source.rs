@@ -28,7 +28,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 
 use crate::{
     StoreError,
-    backend::{List, Store, WatchEvent},
+    backend::{Store, WatchEvent},
 };
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -137,11 +137,8 @@ impl Follower {
     async fn follow(&mut self) -> Result<Reached, Gone> {
         let from = match &self.revision {
             Some(revision) => revision.clone(),
-            None => match self.store.list(self.kind).await {
-                Ok(list) => {
-                    self.set_reachable(true).await?;
-                    self.diff(list).await?
-                }
+            None => match self.list().await? {
+                Ok(revision) => revision,
                 Err(error) => return self.failed(&error).await,
             },
         };
@@ -167,27 +164,61 @@ impl Follower {
         Ok(Reached::Store)
     }
 
-    /// Tells what differs between a list and what was told before.
-    async fn diff(&mut self, list: List) -> Result<Revision, Gone> {
-        if self.in_sync {
+    /// Tells what differs between a list and what was told before; returns the list's revision.
+    async fn list(&mut self) -> Result<Result<Revision, StoreError>, Gone> {
+        let store = Arc::clone(&self.store);
+        let mut pages = store.pages(self.kind);
+        let (mut unseen, mut revision) = (None, Revision::default());
+        while let Some(page) = pages.next().await {
+            let page = match page {
+                Ok(page) => page,
+                Err(error) => {
+                    // Whatever was not seen again yet may still be there.
+                    self.told.extend(unseen.unwrap_or_default());
+                    return Ok(Err(error));
+                }
+            };
+            if unseen.is_none() {
+                self.begin().await?;
+            }
+            let unseen = unseen.get_or_insert_with(|| std::mem::take(&mut self.told));
+            revision = page.revision;
+            self.compare(page.objects, unseen).await?;
+        }
+        for key in unseen.unwrap_or_default().into_keys() {
+            self.send(StoreEvent::Deleted(key)).await?;
+        }
+        self.revision = Some(revision.clone());
+        self.send(StoreEvent::InSync(self.kind)).await?;
+        self.in_sync = true;
+
+        Ok(Ok(revision))
+    }
+
+    /// The store answers with a list.
+    async fn begin(&mut self) -> Result<(), Gone> {
+        self.set_reachable(true).await?;
+        if std::mem::take(&mut self.in_sync) {
             self.send(StoreEvent::OutOfSync(self.kind)).await?;
         }
-        let mut vanished = std::mem::take(&mut self.told);
-        for object in list.objects {
+
+        Ok(())
+    }
+
+    async fn compare(
+        &mut self,
+        objects: Vec<Object>,
+        unseen: &mut BTreeMap<ObjectKey, Revision>,
+    ) -> Result<(), Gone> {
+        for object in objects {
             let (key, revision) = (object.key(), object.revision());
-            if vanished.remove(&key).as_ref() != Some(&revision) {
+            if unseen.remove(&key).as_ref() != Some(&revision) {
                 self.send(StoreEvent::Applied(object)).await?;
             }
             self.told.insert(key, revision);
         }
-        for key in vanished.into_keys() {
-            self.send(StoreEvent::Deleted(key)).await?;
-        }
-        self.revision = Some(list.revision.clone());
-        self.send(StoreEvent::InSync(self.kind)).await?;
-        self.in_sync = true;
 
-        Ok(list.revision)
+        Ok(())
     }
 
     async fn tell(&mut self, event: WatchEvent) -> Result<(), Gone> {
@@ -292,4 +323,146 @@ pub(crate) fn jittered(delay: Duration) -> Duration {
     let share = OsRng.try_next_u32().unwrap_or(u32::MAX);
 
     half + half.mul_f64(f64::from(share) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Mutex};
+
+    use futures::{FutureExt, future::BoxFuture, stream};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{List, PageStream, Precondition, WatchStream};
+
+    /// Answers lists one after the other, each in pieces of one object; what came after is always forgotten.
+    struct Script(Mutex<VecDeque<Vec<Result<&'static str, ()>>>>);
+
+    #[tokio::test]
+    async fn a_list_that_breaks_off_deletes_nothing_and_the_next_one_tells_the_rest() {
+        let mut follower = follow([
+            vec![Ok("a"), Ok("b")],
+            vec![Ok("b"), Err(())],
+            vec![Ok("b"), Ok("c")],
+        ]);
+
+        assert_eq!(
+            until(&mut follower, 2).await,
+            [
+                "connected",
+                "a is there",
+                "b is there",
+                "in sync",
+                "out of sync",
+                "not connected",
+                "connected",
+                "c is there",
+                "a is gone",
+                "in sync"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn the_first_list_of_all_may_break_off_too() {
+        let mut follower = follow([vec![Ok("a"), Err(())], vec![Ok("b")]]);
+
+        assert_eq!(
+            until(&mut follower, 1).await,
+            [
+                "connected",
+                "a is there",
+                "not connected",
+                "connected",
+                "b is there",
+                "a is gone",
+                "in sync"
+            ]
+        );
+    }
+
+    fn follow<const N: usize>(
+        lists: [Vec<Result<&'static str, ()>>; N],
+    ) -> impl Stream<Item = StoreEvent> + Unpin {
+        watch_all(Arc::new(Script(Mutex::new(lists.into()))), &[Kind::Service])
+    }
+
+    /// Returns what is told until that many lists were told whole.
+    async fn until(
+        follower: &mut (impl Stream<Item = StoreEvent> + Unpin),
+        lists: usize,
+    ) -> Vec<String> {
+        let (mut told, mut whole) = (Vec::new(), 0);
+        while whole < lists {
+            let event = follower.next().await.expect("never ends");
+            whole += usize::from(matches!(event, StoreEvent::InSync(_)));
+            told.push(match event {
+                StoreEvent::Applied(object) => format!("{} is there", object.metadata.name),
+                StoreEvent::Deleted(key) => format!("{} is gone", key.name),
+                StoreEvent::InSync(_) => "in sync".to_owned(),
+                StoreEvent::OutOfSync(_) => "out of sync".to_owned(),
+                StoreEvent::Connected(true) => "connected".to_owned(),
+                StoreEvent::Connected(false) => "not connected".to_owned(),
+            });
+        }
+
+        told
+    }
+
+    fn away<T>() -> Result<T, StoreError> {
+        Err(StoreError::Unavailable("a test".to_owned()))
+    }
+
+    impl Store for Script {
+        fn list(&self, _: Kind) -> BoxFuture<'_, Result<List, StoreError>> {
+            async { away() }.boxed()
+        }
+
+        fn pages(&self, kind: Kind) -> PageStream<'_> {
+            let pieces = self.0.lock().unwrap().pop_front().unwrap_or_default();
+            let pieces = pieces.into_iter().map(move |piece| match piece {
+                Ok(name) => {
+                    let key = ObjectKey::namespaced(kind, "shop", name);
+                    let mut object = Object::new(&key, json!({}));
+                    object.metadata.resource_version = Some("1".to_owned());
+                    Ok(List {
+                        objects: vec![object],
+                        revision: Revision("7".to_owned()),
+                    })
+                }
+                Err(()) => away(),
+            });
+
+            stream::iter(pieces.collect::<Vec<_>>()).boxed()
+        }
+
+        fn watch(&self, kind: Kind, _: Revision) -> BoxFuture<'_, Result<WatchStream, StoreError>> {
+            async move { Err(StoreError::Compacted(kind)) }.boxed()
+        }
+
+        fn get(&self, _: ObjectKey) -> BoxFuture<'_, Result<Object, StoreError>> {
+            async { away() }.boxed()
+        }
+
+        fn create(&self, _: Object) -> BoxFuture<'_, Result<Object, StoreError>> {
+            async { away() }.boxed()
+        }
+
+        fn update(&self, _: Object) -> BoxFuture<'_, Result<Object, StoreError>> {
+            async { away() }.boxed()
+        }
+
+        fn patch(
+            &self,
+            _: ObjectKey,
+            _: Value,
+            _: Precondition,
+        ) -> BoxFuture<'_, Result<Object, StoreError>> {
+            async { away() }.boxed()
+        }
+
+        fn delete(&self, _: ObjectKey, _: Precondition) -> BoxFuture<'_, Result<(), StoreError>> {
+            async { away() }.boxed()
+        }
+    }
 }

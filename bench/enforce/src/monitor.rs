@@ -90,6 +90,10 @@ impl Monitor {
     pub(crate) fn measure(&self) {
         *self.lock() = Seen::default();
         self.is_measuring.store(true, Ordering::Relaxed);
+        // Or it would sleep on, longer than what is measured takes.
+        if let Some(asker) = &self.asker {
+            asker.thread().unpark();
+        }
     }
 
     /// Looks now and then.

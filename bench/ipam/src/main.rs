@@ -1,9 +1,12 @@
 //! What handing out addresses costs: `cargo run --release -p bench-ipam`.
 //!
-//! The store is in memory and answers at once, so that what is left is the allocator's own work and the steps that it
-//! takes: reads, writes, and those that were in vain because somebody else was faster. With several nodes every step
-//! of one is followed by a step of the next: nobody finishes undisturbed.
+//! First the allocator alone, then the embedded store on disk beneath it (see [`disk`]). Alone, the store is in memory
+//! and answers at once, so that what is left is the allocator's own work and the steps that it takes: reads, writes,
+//! and those that were in vain because somebody else was faster. With several nodes every step of one is followed by a
+//! step of the next: nobody finishes undisturbed.
 #![expect(clippy::print_stdout, reason = "the table is the result")]
+
+mod disk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,6 +55,20 @@ fn main() {
             each(assigned.vain, &assigned),
             rate(&released),
             each(released.writes, &released),
+        );
+    }
+    println!("\non disk");
+    println!("nodes  addresses  assigned/s  reads/a  writes/a  in vain/a");
+    for nodes in [1, 8] {
+        let figures = disk::assign(nodes);
+        println!(
+            "{:5}  {:9}  {:10.0}  {:7.2}  {:8.2}  {:9.2}",
+            figures.nodes,
+            figures.assigned,
+            rate(&figures),
+            each(figures.reads, &figures),
+            each(figures.writes, &figures),
+            each(figures.vain, &figures),
         );
     }
 }
@@ -130,10 +147,20 @@ fn begin(number: usize, begun: &mut usize) -> Worker {
 }
 
 fn next(node: NodeName, begun: &mut usize) -> Worker {
-    let request = Request {
+    let request = request(&node, *begun);
+    *begun += 1;
+    let rules = Rules::of_node(node.clone());
+    let operation = assign_addresses(request, vec![pool()], rules, time());
+
+    Worker { node, operation }
+}
+
+/// Returns what a pod of a node asks for.
+fn request(node: &NodeName, number: usize) -> Request {
+    Request {
         node: node.clone(),
         holder: Holder {
-            handle: handle(*begun),
+            handle: handle(number),
             attributes: BTreeMap::from([("node".to_owned(), node.to_string())]),
         },
         counts: BTreeMap::from([(Family::V4, 1)]),
@@ -144,12 +171,7 @@ fn next(node: NodeName, begun: &mut usize) -> Worker {
             namespace_labels: BTreeMap::new(),
         },
         blocks_max: None,
-    };
-    *begun += 1;
-    let rules = Rules::of_node(node.clone());
-    let operation = assign_addresses(request, vec![pool()], rules, time());
-
-    Worker { node, operation }
+    }
 }
 
 fn pool() -> IpPool {

@@ -17,13 +17,16 @@ pub(crate) const NODE: &str = "n1";
 const NAMESPACE: &str = "crowd";
 
 /// How many pods have the same policy.
-const ALIKE: u32 = 10;
+pub(crate) const ALIKE: u32 = 10;
 
 /// Rules of one policy: a packet that opens a connection meets them all.
 const RULES: u32 = 11;
 
 /// How many selectors there are that rules speak of: the groups' roles.
 const ROLES: u32 = 20;
+
+/// How many pods have the policy that is edited.
+const WIDE: u32 = 1_000;
 
 /// Returns pods, and a policy of eleven rules for each ten of them: three about the pods of a role, seven about a
 /// network, each with a port of its own, and one that allows.
@@ -104,8 +107,52 @@ fn namespace() -> Resource {
     })
 }
 
-/// Pods 0 and 1 are the two that packets are sent between: `caliA` and `caliB`.
-fn pod(index: u32) -> anyhow::Result<Resource> {
+/// Returns a pod. Pods 0 and 1 are the two that packets are sent between: `caliA` and `caliB`.
+pub(crate) fn pod(index: u32) -> anyhow::Result<Resource> {
+    labelled(index, index, &[])
+}
+
+/// Returns a pod with the labels of another.
+pub(crate) fn moved(index: u32, other: u32) -> anyhow::Result<Resource> {
+    labelled(index, other, &[])
+}
+
+/// Returns a pod that [`special`] selects besides.
+pub(crate) fn marked(index: u32) -> anyhow::Result<Resource> {
+    labelled(index, index, &[("special", "yes")])
+}
+
+/// Returns a policy of few pods.
+pub(crate) fn special() -> anyhow::Result<Resource> {
+    policy(
+        "special",
+        "special == 'yes'",
+        vec![Rule::new(Action::Allow)],
+    )
+}
+
+/// Returns a policy of the first thousand pods, whose one rule is for this port.
+pub(crate) fn wide(port: u32) -> anyhow::Result<Resource> {
+    policy("wide", "wide == 'yes'", vec![port_rule(port)?])
+}
+
+/// Returns the same policy, of nobody.
+pub(crate) fn narrow() -> anyhow::Result<Resource> {
+    policy("wide", "wide == 'no'", vec![port_rule(0)?])
+}
+
+fn port_rule(port: u32) -> anyhow::Result<Rule> {
+    Ok(Rule {
+        protocol: Some(Protocol::TCP),
+        destination: Side {
+            ports: vec![PortMatch::single(u16::try_from(10_000 + port)?)],
+            ..Side::default()
+        },
+        ..Rule::new(Action::Deny)
+    })
+}
+
+fn labelled(index: u32, like: u32, more: &[(&str, &str)]) -> anyhow::Result<Resource> {
     let name = PodName {
         namespace: NAMESPACE.into(),
         name: format!("pod-{index}"),
@@ -116,6 +163,16 @@ fn pod(index: u32) -> anyhow::Result<Resource> {
         _ => WorkloadEndpoint::host_interface(&name),
     };
     let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 65, 0, 2)) + index);
+    let is_wide = like < WIDE;
+    let mut labels = BTreeMap::from([
+        ("group".into(), (like / ALIKE).to_string()),
+        ("role".into(), (like / ALIKE % ROLES).to_string()),
+    ]);
+    labels.extend(is_wide.then(|| ("wide".into(), "yes".into())));
+    labels.extend(
+        more.iter()
+            .map(|(key, value)| ((*key).into(), (*value).into())),
+    );
 
     Ok(Resource::WorkloadEndpoint(Box::new(WorkloadEndpoint {
         name: format!("{NODE}-k8s-pod--{index}-eth0"),
@@ -123,10 +180,7 @@ fn pod(index: u32) -> anyhow::Result<Resource> {
         node: NODE.parse()?,
         interface,
         addresses: vec![IpNet::from(Ipv4Net::from(address))],
-        labels: BTreeMap::from([
-            ("group".into(), (index / ALIKE).to_string()),
-            ("role".into(), (index / ALIKE % ROLES).to_string()),
-        ]),
+        labels,
         profiles: vec![Profile::default_allow().name],
         ports: Vec::new(),
     })))

@@ -3,12 +3,14 @@
 //! ```text
 //! bench-policy endpoints COUNT   COUNT pods of this node, a policy of 11 rules for each ten of them
 //! bench-policy addresses COUNT   one pod, one policy, one set of COUNT addresses
+//! bench-policy changes COUNT     the pods of `endpoints`, then one change after the other
 //! ```
 //!
 //! The ruleset stays: `bench/policy.py` sends packets through it.
 
 #![expect(clippy::print_stdout, reason = "the figures are the product")]
 
+mod change;
 mod crowd;
 
 use std::{collections::BTreeMap, fs, time::Instant};
@@ -19,22 +21,25 @@ use model::{Change, Resource};
 use policy::{Compiler, compile::Ruleset};
 use serde_json::json;
 
+use crate::change::Node;
+
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (what, count) = match words[..] {
         [what, count] => (what, count.parse::<u32>().context("COUNT is a number")?),
-        _ => bail!("bench-policy endpoints | addresses COUNT"),
+        _ => bail!("bench-policy endpoints | addresses | changes COUNT"),
     };
     let resources = match what {
-        "endpoints" => crowd::endpoints(count)?,
+        "endpoints" | "changes" => crowd::endpoints(count)?,
         "addresses" => crowd::addresses(count)?,
-        _ => bail!("bench-policy endpoints | addresses COUNT"),
+        _ => bail!("bench-policy endpoints | addresses | changes COUNT"),
     };
     let idle = resident()?;
 
     let start = Instant::now();
-    let rows = compile(&resources)?;
+    let compiler = compile(&resources)?;
+    let rows = compiler.ruleset();
     let compiled = start.elapsed();
     let changes = keyed(&rows);
     let mut target = NftTarget::open(Ownership::Shared).context("nftables")?;
@@ -43,6 +48,10 @@ fn main() -> anyhow::Result<()> {
     let live = start.elapsed();
     ensure!(refused.is_empty(), "not taken: {refused:?}");
 
+    if what == "changes" {
+        println!("{}", Node::new(compiler, target).change_all(count)?);
+        return Ok(());
+    }
     let rules: usize = rows.chains.values().map(|chain| chain.rules.len()).sum();
     let figures = json!({
         "chains": rows.chains.len(),
@@ -58,7 +67,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Compiles as the agent does at its start: everything that is known, then one plan.
-fn compile(resources: &[Resource]) -> anyhow::Result<Ruleset> {
+fn compile(resources: &[Resource]) -> anyhow::Result<Compiler> {
     let mut compiler = Compiler::new(crowd::NODE.parse()?);
     for resource in resources {
         compiler.insert(resource);
@@ -70,7 +79,7 @@ fn compile(resources: &[Resource]) -> anyhow::Result<Ruleset> {
         compiler.refused()
     );
 
-    Ok(compiler.ruleset())
+    Ok(compiler)
 }
 
 fn keyed(rows: &Ruleset) -> Vec<Change<NftKey, NftRow>> {

@@ -6,7 +6,10 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use model::resource::{IpamBlock, IpamConfiguration, ipam_block::Attribute};
+use model::{
+    NodeName,
+    resource::{IpamBlock, IpamConfiguration, ipam_block::Attribute},
+};
 
 use crate::{
     block::{attribute, prune},
@@ -150,6 +153,11 @@ pub fn lost(block: &IpamBlock) -> Vec<u32> {
 }
 
 impl Holder {
+    /// Returns the node that the addresses are used on.
+    pub fn node(&self) -> Option<NodeName> {
+        self.attributes.get("node")?.parse().ok()
+    }
+
     fn attribute(&self) -> Attribute {
         Attribute {
             handle_id: Some(self.handle.clone()),

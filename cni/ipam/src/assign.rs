@@ -202,6 +202,22 @@ pub fn assign_exact(
     })
 }
 
+/// Sees to it that a node has a block of a pool, which is claimed when it has none.
+///
+/// So its first pods and its tunnel device need not wait for one.
+pub fn ensure_block(
+    node: NodeName,
+    pool: IpPool,
+    rules: Rules,
+    now: Timestamp,
+) -> Operation<Result<Result<IpNet, Missing>, Failure>> {
+    Operation::new(move |line| async move {
+        let session = Session::new(line, rules, now);
+
+        session.ensure(&node, &pool).await
+    })
+}
+
 /// Where addresses are taken from.
 #[derive(Clone, Copy)]
 enum Source {
@@ -303,6 +319,31 @@ impl Session {
         Ok(outcome)
     }
 
+    /// Returns a block of a pool that the node has, or one that it claimed just now.
+    async fn ensure(
+        &self,
+        node: &NodeName,
+        pool: &IpPool,
+    ) -> Result<Result<IpNet, Missing>, Failure> {
+        let affinities = self.affinities(node, Family::of_net(&pool.cidr)).await?;
+        let inside = affinities
+            .iter()
+            .filter(|it| pool.cidr.contains(&it.value.cidr));
+        for affinity in inside {
+            if self.claim(node, affinity.value.cidr).await? == Claimed::Ours {
+                return Ok(Ok(affinity.value.cidr));
+            }
+        }
+        let blocks = u32::try_from(affinities.len()).unwrap_or(u32::MAX);
+        if let Some(why) = self.may_claim(blocks, self.limit()) {
+            return Ok(Err(why));
+        }
+        let mut tried = affinities.iter().map(|it| it.value.cidr).collect();
+        let claimed = self.claim_next(node, &[pool], &mut tried).await?;
+
+        Ok(claimed.ok_or_else(|| Missing::PoolsFull(names(&[pool]))))
+    }
+
     /// Takes addresses of a block that the node has an affinity to.
     async fn take_of_ours(
         &self,
@@ -347,14 +388,14 @@ impl Session {
         for _ in 0..TRIES {
             let stored = self.block(cidr).await?;
             let Some(stored) = stored.filter(|it| may_use(&it.value)) else {
-                self.count(&holder.handle, cidr, counted, 0).await?;
+                self.count_for(holder, cidr, counted, 0).await?;
                 return Ok(Took::Unusable);
             };
             let mut block = stored.value.clone();
             thaw(&mut block, self.rules.configuration.cooldown, self.now);
             let taken = take(&mut block, want, holder, |it| self.rules.is_reserved(it));
             let number = u32::try_from(taken.len()).unwrap_or(u32::MAX);
-            self.count(&holder.handle, cidr, counted, number).await?;
+            self.count_for(holder, cidr, counted, number).await?;
             counted = number;
             if taken.is_empty() {
                 return Ok(Took::Addresses(Vec::new()));
@@ -363,15 +404,30 @@ impl Session {
                 return Ok(Took::Addresses(in_block(&taken, cidr)));
             }
         }
-        self.count(&holder.handle, cidr, counted, 0).await?;
+        self.count_for(holder, cidr, counted, 0).await?;
 
         Err(Failure::Contended(cidr.to_string()))
     }
 
-    /// Changes by how many addresses of a block a handle is counted.
+    /// Changes by how many addresses of a block a holder's handle is counted.
+    async fn count_for(
+        &self,
+        holder: &Holder,
+        cidr: IpNet,
+        before: u32,
+        after: u32,
+    ) -> Result<(), Failure> {
+        let node = holder.node();
+
+        self.count(&holder.handle, node.as_ref(), cidr, before, after)
+            .await
+    }
+
+    /// Changes by how many addresses of a block a handle is counted; a new one is the node's.
     pub(crate) async fn count(
         &self,
         handle: &str,
+        node: Option<&NodeName>,
         cidr: IpNet,
         before: u32,
         after: u32,
@@ -387,7 +443,7 @@ impl Session {
             };
         };
 
-        self.change_handle(handle, change).await
+        self.change_handle(handle, node, change).await
     }
 
     /// Takes addresses of any block of the pools, in the node's own order.
@@ -468,7 +524,7 @@ impl Session {
             let denied = match took {
                 Ok(Some(Exact::Taken)) => None,
                 Ok(Some(Exact::Held)) => {
-                    self.count(&request.holder.handle, cidr, counted, 0).await?;
+                    self.count_for(&request.holder, cidr, counted, 0).await?;
                     return Ok(Ok(in_prefix(address, cidr)));
                 }
                 Ok(Some(Exact::HeldBy(holder))) => Some(Denied::Held { address, holder }),
@@ -477,16 +533,16 @@ impl Session {
                 Err(denied) => Some(denied),
             };
             if let Some(denied) = denied {
-                self.count(&request.holder.handle, cidr, counted, 0).await?;
+                self.count_for(&request.holder, cidr, counted, 0).await?;
                 return Ok(Err(denied));
             }
-            self.count(&request.holder.handle, cidr, counted, 1).await?;
+            self.count_for(&request.holder, cidr, counted, 1).await?;
             counted = 1;
             if self.write_block(&stored, block).await?.is_some() {
                 return Ok(Ok(in_prefix(address, cidr)));
             }
         }
-        self.count(&request.holder.handle, cidr, counted, 0).await?;
+        self.count_for(&request.holder, cidr, counted, 0).await?;
 
         Err(Failure::Contended(cidr.to_string()))
     }
@@ -509,12 +565,18 @@ impl Session {
     }
 
     fn blocks_max(&self, request: &Request) -> u32 {
-        let limits = [
-            self.rules.configuration.max_blocks_per_host,
-            request.blocks_max,
-        ];
+        let asked = request.blocks_max.unwrap_or(u32::MAX);
+        match self.rules.configuration.max_blocks_per_host {
+            None if request.blocks_max.is_some() => asked,
+            Some(_) | None => self.limit().min(asked),
+        }
+    }
 
-        limits.into_iter().flatten().min().unwrap_or(BLOCKS_MAX)
+    /// Returns how many blocks of a family a node may have, as far as the configuration says.
+    fn limit(&self) -> u32 {
+        let configured = self.rules.configuration.max_blocks_per_host;
+
+        configured.unwrap_or(BLOCKS_MAX)
     }
 
     /// Returns why the node may not claim another block.

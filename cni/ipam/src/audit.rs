@@ -13,6 +13,7 @@
 //! [`garbage`](crate::garbage)).
 
 mod address;
+mod fact;
 mod record;
 
 use std::{

@@ -35,6 +35,22 @@ pub fn tunnel(family: Family, node: &NodeName) -> String {
     }
 }
 
+/// Beginnings of the handles of tunnel devices, Calico's and ours; a node's name follows.
+const TUNNELS: [&str; 5] = [
+    "wireguard-tunnel-addr-",
+    "wireguard-v6-tunnel-addr-",
+    "ipip-tunnel-addr-",
+    "vxlan-tunnel-addr-",
+    "vxlan-v6-tunnel-addr-",
+];
+
+/// Returns whether a handle is that of a tunnel device.
+pub fn is_tunnels(handle: &str) -> bool {
+    let handle = handle.to_lowercase();
+
+    TUNNELS.iter().any(|start| handle.starts_with(start))
+}
+
 /// Returns what is noted about a tunnel device that holds an address.
 pub fn tunnel_attributes(family: Family, node: &NodeName) -> BTreeMap<String, String> {
     let kind = match family {

@@ -11,7 +11,7 @@
 //! | [`assign_addresses`], [`assign_exact`] | addresses of the node's own blocks, claiming blocks as needed |
 //! | [`borrow_addresses`], [`reclaim_block`] | the authority's: addresses of any block; an idle block taken away |
 //! | [`release_handle`], [`release_addresses`] | addresses given back, to rest for a while |
-//! | [`claim_block`], [`give_up_block`] | which node a block belongs to |
+//! | [`claim_block`], [`ensure_block`], [`give_up_block`] | which node a block belongs to |
 //! | [`repair`](repair()) | one thing that an [`audit`](audit()) found, put right |
 //!
 //! The records are those of Calico's IPAM, so that its nodes and ours share one
@@ -32,7 +32,6 @@ pub mod assign;
 pub mod audit;
 pub mod block;
 pub mod candidate;
-pub mod claim;
 pub mod garbage;
 pub mod handle;
 pub mod memory;
@@ -46,11 +45,11 @@ pub mod stored;
 pub use affinity::{Claimed, Condition, GivenUp, claim_block, give_up_block, reclaim_block};
 pub use allocation::Holder;
 pub use assign::{
-    Denied, ExactRequest, Missing, Request, assign_addresses, assign_exact, borrow_addresses,
+    Assigned, Denied, ExactRequest, Missing, Request, assign_addresses, assign_exact,
+    borrow_addresses, ensure_block,
 };
 pub use audit::{Facts, Fault, Finding, Repair, Snapshot, audit};
-pub use block::{AssignError, Assigned, assign, new_block, release};
-pub use claim::{Claim, ClaimStep, StepResult};
+pub use block::new_block;
 pub use garbage::Collector;
 pub use pool::{NoPool, Preference};
 pub use release::{Kept, Release, Released, release_addresses, release_handle};

@@ -13,7 +13,7 @@ use model::{
 pub struct Preference {
     /// What the address is for.
     pub purpose: AllowedUse,
-    /// Pools that were asked for by their ranges; empty: whichever select the node and the namespace.
+    /// Pools that were asked for by their ranges; a family without any: whichever select the node and the namespace.
     pub named: Vec<IpNet>,
     /// The node's labels.
     pub node_labels: BTreeMap<String, String>,
@@ -59,7 +59,8 @@ pub fn choose<'a>(
 ) -> Result<Vec<&'a IpPool>, NoPool> {
     let of_family = |net: &IpNet| Family::of_net(net) == family;
     let mut against = Vec::new();
-    for named in preference.named.iter().filter(|net| of_family(net)) {
+    let named: Vec<IpNet> = preference.named.iter().copied().filter(of_family).collect();
+    for named in &named {
         if !pools
             .iter()
             .any(|pool| pool.cidr == *named && !pool.disabled)
@@ -70,7 +71,7 @@ pub fn choose<'a>(
     let is_unknown = !against.is_empty();
     let mut chosen = Vec::new();
     for pool in pools.iter().filter(|pool| of_family(&pool.cidr)) {
-        match objection(pool, preference) {
+        match objection(pool, &named, preference) {
             None => chosen.push(pool),
             Some(reason) => against.push((pool.name.clone(), reason)),
         }
@@ -84,7 +85,7 @@ pub fn choose<'a>(
 }
 
 /// Returns what speaks against a pool.
-fn objection(pool: &IpPool, preference: &Preference) -> Option<Against> {
+fn objection(pool: &IpPool, named: &[IpNet], preference: &Preference) -> Option<Against> {
     let selects = |selector: &str, labels| {
         // A selector that cannot be read selects nobody.
         selector
@@ -97,8 +98,8 @@ fn objection(pool: &IpPool, preference: &Preference) -> Option<Against> {
     if !pool.allowed_uses.contains(&preference.purpose) {
         return Some(Against::Use);
     }
-    if !preference.named.is_empty() {
-        return (!preference.named.contains(&pool.cidr)).then_some(Against::NotNamed);
+    if !named.is_empty() {
+        return (!named.contains(&pool.cidr)).then_some(Against::NotNamed);
     }
     if !pool.automatic {
         return Some(Against::Manual);

@@ -156,7 +156,7 @@ impl Session {
             if self.let_go(&stored, &[address]).await? {
                 released.freed.push(address);
                 if let Some(handle) = held.handle {
-                    self.count(&handle, cidr, 1, 0).await?;
+                    self.count(&handle, None, cidr, 1, 0).await?;
                 }
                 return Ok(());
             }
@@ -186,7 +186,7 @@ impl Session {
 
     /// Takes a block out of a handle's record.
     async fn forget_block(&self, handle: &str, cidr: IpNet) -> Result<(), Failure> {
-        self.change_handle(handle, |it| {
+        self.change_handle(handle, None, |it| {
             it.blocks.remove(&cidr);
         })
         .await

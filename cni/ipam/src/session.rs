@@ -256,17 +256,19 @@ impl Session {
         self.update(read_at.replacing(&block)).await
     }
 
-    /// Changes the record of a handle, which is created for its first address and removed after its last.
+    /// Changes the record of a handle, which is created for its first address, as the node's, and removed after its
+    /// last.
     pub(crate) async fn change_handle(
         &self,
         id: &str,
+        node: Option<&NodeName>,
         change: impl Fn(&mut IpamHandle) + Send + Sync,
     ) -> Result<(), Failure> {
         for _ in 0..TRIES {
             let stored = self.handle(id).await?;
             let mut handle = match &stored {
                 Some(stored) => stored.value.clone(),
-                None => IpamHandle::new(id),
+                None => IpamHandle::new(id).of_node(node.cloned()),
             };
             change(&mut handle);
             if self.write_handle(stored.as_ref(), &handle).await? {

@@ -98,4 +98,6 @@ pub(crate) const REGISTER_1: u32 = 1;
 /// The next: a key made of two parts begins in the first and goes on here.
 pub(crate) const REGISTER_2: u32 = 2;
 /// The first of the 4-byte registers (`NFT_REG32_00`), which share their bytes with the 16-byte ones.
+/// `NFT_REG_3`: 16 bytes.
+pub(crate) const REGISTER_3: u32 = 3;
 pub(crate) const REGISTER_32: u32 = 8;

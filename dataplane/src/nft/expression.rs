@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{
     Family, InterfaceName,
-    nft::{CtState, End, Match, Nflog, NftFamily, Rule, Sense, Statement},
+    nft::{CtState, Detour, End, Match, Nflog, NftFamily, Rule, Sense, Statement},
 };
 
 use super::code::{
     DATA_VALUE, DATA_VERDICT, EXPRESSION_DATA, EXPRESSION_NAME, LIST_ELEMENT, REGISTER_1,
-    REGISTER_2, REGISTER_32, REGISTER_VERDICT, VERDICT_CHAIN, VERDICT_CODE,
+    REGISTER_2, REGISTER_3, REGISTER_32, REGISTER_VERDICT, VERDICT_CHAIN, VERDICT_CODE,
 };
 use crate::{address::family_number, netlink::Message};
 
@@ -67,6 +67,13 @@ const STATE_ESTABLISHED: u32 = 1 << 1;
 const STATE_RELATED: u32 = 1 << 2;
 const STATE_NEW: u32 = 1 << 3;
 const STATE_UNTRACKED: u32 = 1 << 6;
+
+/// `NFT_NAT_SNAT` and `NFT_NAT_DNAT` of linux/netfilter/nf_tables.h.
+const NAT_SOURCE: u32 = 0;
+const NAT_DESTINATION: u32 = 1;
+
+/// `NF_NAT_RANGE_PROTO_SPECIFIED` of linux/netfilter/nf_nat.h.
+const NAT_PORTS: u32 = 1 << 1;
 
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY` of linux/netfilter/nf_nat.h.
 const NAT_FULLY_RANDOM: u32 = 1 << 4;
@@ -175,6 +182,8 @@ impl List<'_> {
                 self.lookup(*sense, set);
             }
             Match::DestinationLocal => self.local(Side::Destination),
+            Match::DestinationElsewhere(sense) => self.elsewhere(*sense),
+            Match::Detour(detour) => self.detour(*detour),
             Match::SourceLocal => self.local(Side::Source),
         }
     }
@@ -197,8 +206,13 @@ impl List<'_> {
                 self.log(nflog);
                 self.verdict(libc::NF_DROP, None);
             }
-            Statement::Snat(address) => self.snat(*address),
-            Statement::Masquerade => self.put("masq", |data| data.put_be32(1, NAT_FULLY_RANDOM)),
+            Statement::Snat(address, ports) => {
+                self.nat(NAT_SOURCE, *address, *ports, NAT_FULLY_RANDOM);
+            }
+            Statement::Masquerade(ports) => self.masquerade(*ports),
+            Statement::Dnat(address, port) => {
+                self.nat(NAT_DESTINATION, *address, port.map(|port| (port, port)), 0);
+            }
             Statement::SetMark { mask, value } => {
                 self.load_meta(Meta::Mark);
                 self.mask(&(!mask).to_ne_bytes(), &(value & mask).to_ne_bytes());
@@ -405,8 +419,18 @@ impl List<'_> {
         self.compare(Compare::NotEqual, &[0; 4]);
     }
 
+    fn elsewhere(&mut self, sense: Sense) {
+        self.load_address_type(Side::Destination);
+        self.compare(compare(sense), &u32::from(libc::RTN_UNICAST).to_ne_bytes());
+    }
+
     /// `fib saddr|daddr type local`.
     fn local(&mut self, side: Side) {
+        self.load_address_type(side);
+        self.compare(Compare::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
+    }
+
+    fn load_address_type(&mut self, side: Side) {
         /// `NFT_FIB_RESULT_ADDRTYPE`.
         const ADDRESS_TYPE: u32 = 3;
 
@@ -421,7 +445,31 @@ impl List<'_> {
                 },
             );
         });
-        self.compare(Compare::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
+    }
+
+    /// `ip option lsrr|ssrr exists`, `exthdr rt exists`.
+    fn detour(&mut self, detour: Detour) {
+        /// `NFT_EXTHDR_F_PRESENT`, `NFT_EXTHDR_OP_IPV6` and `NFT_EXTHDR_OP_IPV4` of linux/netfilter/nf_tables.h.
+        const PRESENT: u32 = 1;
+        const OF_IPV6: u32 = 0;
+        const OF_IPV4: u32 = 2;
+
+        // `IPOPT_LSRR` and `IPOPT_SSRR` of linux/ip.h, `NEXTHDR_ROUTING` of net/ipv6.h.
+        let (family, kind, operation) = match detour {
+            Detour::Loose => (Family::V4, 131, OF_IPV4),
+            Detour::Strict => (Family::V4, 137, OF_IPV4),
+            Detour::Header => (Family::V6, 43, OF_IPV6),
+        };
+        self.family(family);
+        self.put("exthdr", |data| {
+            data.put_be32(1, REGISTER_1);
+            data.put(2, &[kind]);
+            data.put_be32(3, 0);
+            data.put_be32(4, 1);
+            data.put_be32(5, PRESENT);
+            data.put_be32(6, operation);
+        });
+        self.compare(Compare::Equal, &[1]);
     }
 
     fn verdict(&mut self, code: i32, chain: Option<&str>) {
@@ -438,18 +486,52 @@ impl List<'_> {
         });
     }
 
-    fn snat(&mut self, address: IpAddr) {
+    fn load_value(&mut self, register: u32, value: &[u8]) {
+        self.put("immediate", |data| {
+            data.put_be32(1, register);
+            data.nest(2, |nest| nest.put(DATA_VALUE, value));
+        });
+    }
+
+    /// Loads a range of ports into the second and the third register.
+    fn load_ports(&mut self, ports: Option<(u16, u16)>) {
+        if let Some((first, last)) = ports {
+            self.load_value(REGISTER_2, &first.to_be_bytes());
+            self.load_value(REGISTER_3, &last.to_be_bytes());
+        }
+    }
+
+    fn nat(&mut self, kind: u32, address: IpAddr, ports: Option<(u16, u16)>, flags: u32) {
         let family = Family::of(address);
         self.family(family);
-        self.put("immediate", |data| {
-            data.put_be32(1, REGISTER_1);
-            data.nest(2, |nest| nest.put(DATA_VALUE, &octets(address)));
-        });
+        self.load_value(REGISTER_1, &octets(address));
+        self.load_ports(ports);
         self.put("nat", |data| {
-            data.put_be32(1, 0);
+            data.put_be32(1, kind);
             data.put_be32(2, u32::from(family_number(family)));
             data.put_be32(3, REGISTER_1);
-            data.put_be32(7, NAT_FULLY_RANDOM);
+            if let Some((first, last)) = ports {
+                data.put_be32(5, REGISTER_2);
+                if first != last {
+                    data.put_be32(6, REGISTER_3);
+                }
+            }
+            if flags != 0 {
+                data.put_be32(7, flags);
+            }
+        });
+    }
+
+    fn masquerade(&mut self, ports: Option<(u16, u16)>) {
+        self.load_ports(ports);
+        self.put("masq", |data| {
+            // The kernel does not set this by itself, as it does in `nat`.
+            let with_ports = if ports.is_some() { NAT_PORTS } else { 0 };
+            data.put_be32(1, NAT_FULLY_RANDOM | with_ports);
+            if ports.is_some() {
+                data.put_be32(2, REGISTER_2);
+                data.put_be32(3, REGISTER_3);
+            }
         });
     }
 }

@@ -1,9 +1,9 @@
 //! The kernel's numbers of rules, by which chains are changed in place.
 //!
-//! A number is learnt with the rule that we add (the kernel echoes it) or from a list of the chain, just before the
-//! first change. The kernel gives none twice in a table. Where others can change our tables, they may even put
-//! another table of the name in its place: numbers then hold for one generation of the ruleset, and a transaction that
-//! speaks of them is for that generation alone.
+//! A number is learnt when the tables are read, with a rule that we add in place (the kernel echoes it), or else from a
+//! list of the chain, just before its first change. The kernel gives none twice in a table. Where others can change our
+//! tables, they may even put another table of the name in its place: numbers then hold for one generation of the
+//! ruleset, and a transaction that speaks of them is for that generation alone.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,14 @@ pub(super) struct Handles {
 pub(super) type InPlace = (Edit, Vec<u64>);
 
 impl Handles {
+    /// Takes over the numbers that were just read. Where others may change our tables they are asked for again.
+    pub(super) const fn of(known: BTreeMap<ChainKey, Vec<u64>>) -> Self {
+        Self {
+            known,
+            generation: None,
+        }
+    }
+
     /// Notes what a transaction told: the numbers of the chains that it changed in place.
     pub(super) fn note(&mut self, committed: &mut Committed) {
         if let Some(before) = self.generation {

@@ -40,6 +40,8 @@ pub(super) struct Ruleset {
     pub(super) tables: BTreeMap<NftFamily, u32>,
     pub(super) sets: BTreeMap<SetKey, HeldSet>,
     pub(super) chains: BTreeMap<ChainKey, ChainRow>,
+    /// The numbers of the chains' rules, as they were read.
+    pub(super) handles: BTreeMap<ChainKey, Vec<u64>>,
     /// Something is in our tables that cannot be taken away piece by piece.
     pub(super) is_foreign: bool,
 }
@@ -235,18 +237,16 @@ fn read_chains(
     })?;
 
     for (name, hook) in chains {
-        let tag = |rule: Attributes<'_>| rule.find(RULE_USERDATA).and_then(userdata::tag);
-        let rules = read_rules(socket, family, &name, tag)?;
+        let key = ChainKey {
+            table: family,
+            name: name.as_str().into(),
+        };
         match hook {
             Ok(hook) => {
-                let row = ChainRow::seen(family, hook, rules);
-                ruleset.chains.insert(
-                    ChainKey {
-                        table: family,
-                        name: name.into(),
-                    },
-                    row,
-                );
+                let (handles, tags) = handles(socket, &key)?.into_iter().unzip();
+                let row = ChainRow::seen(family, hook, tags);
+                ruleset.handles.insert(key.clone(), handles);
+                ruleset.chains.insert(key, row);
             }
             Err(UnknownHook) => ruleset.is_foreign = true,
         }
@@ -296,15 +296,14 @@ pub(super) fn handles(
     socket: &mut Socket,
     key: &ChainKey,
 ) -> Result<Vec<(u64, Option<u64>)>, NetlinkError> {
-    let mut request = Message::new(GET_RULE, 0, &header(number(key.table)));
-    request.put_text(RULE_TABLE, TABLE);
-    request.put_text(RULE_CHAIN, &key.name);
+    let rules = read_rules(socket, key.table, &key.name, |rule| {
+        let handle = rule.find(RULE_HANDLE)?.try_into().ok()?;
+        let tag = rule.find(RULE_USERDATA).and_then(userdata::tag);
 
-    socket.dump(request, |message| {
-        let userdata = attributes(message).find(RULE_USERDATA);
+        Some((u64::from_be_bytes(handle), tag))
+    })?;
 
-        Some((handle(message)?, userdata.and_then(userdata::tag)))
-    })
+    Ok(rules.into_iter().flatten().collect())
 }
 
 /// Reads the number of a rule.

@@ -94,18 +94,27 @@ pub(super) fn other_end(inside: &InterfaceName) -> Result<Option<u32>, InsideErr
 
 /// Settings before the link is up, so that it never learns from an advertisement; then addresses,
 /// neighbours and routes. What is there already is left alone.
-pub(super) fn set_up(row: &PodInterface, gateway_v6: Option<Ipv6Addr>) -> Result<(), InsideError> {
+pub(super) fn set_up(
+    row: &PodInterface,
+    gateway_v6: Option<Ipv6Addr>,
+    is_new: bool,
+) -> Result<(), InsideError> {
     let mut socket = Socket::open(Protocol::Route).map_err(netlink)?;
     let link = link::get(&mut socket, &row.inside)
         .map_err(netlink)?
         .ok_or_else(|| InsideError::NoDevice(row.inside.clone()))?;
     settings(&row.inside, gateway_v6.is_some())?;
+    // Afterwards it is the pod's own affair.
+    if is_new {
+        forwarding(row.forwards)?;
+    }
 
-    if link.mtu != row.mtu || !link.is_up() {
+    let has_mac = row.mac.is_none() || row.mac == link.mac;
+    if link.mtu != row.mtu || !link.is_up() || !has_mac {
         send(
             &mut socket,
             "bring the interface up",
-            vec![up(link.index, row.mtu)],
+            vec![up(link.index, row.mtu, row.mac)],
         )?;
     }
     loopback(&mut socket)?;
@@ -138,6 +147,17 @@ fn settings(inside: &InterfaceName, has_v6: bool) -> Result<(), InsideError> {
     Ok(())
 }
 
+/// A namespace begins with what the host's first one has, which forwards.
+fn forwarding(forwards: bool) -> Result<(), InsideError> {
+    let value = if forwards { "1" } else { "0" };
+    for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        let is_there = sysctl::write(key, value).map_err(InsideError::Setting)?;
+        tracing::trace!(key, is_there, "Setting inside a pod");
+    }
+
+    Ok(())
+}
+
 /// A pod talks to itself by the loopback.
 fn loopback(socket: &mut Socket) -> Result<(), InsideError> {
     let name = "lo".parse().expect("a name of two letters");
@@ -145,7 +165,7 @@ fn loopback(socket: &mut Socket) -> Result<(), InsideError> {
         Some(link) if !link.is_up() => send(
             socket,
             "bring the loopback up",
-            vec![up(link.index, link.mtu)],
+            vec![up(link.index, link.mtu, None)],
         ),
         Some(_) | None => Ok(()),
     }
@@ -250,10 +270,13 @@ fn route(index: u32, destination: IpAddr, gateway: Option<IpAddr>) -> Message {
     message
 }
 
-fn up(index: u32, mtu: u32) -> Message {
+fn up(index: u32, mtu: u32, mac: Option<[u8; 6]>) -> Message {
     let header = link::header(index, link::up_flag(), link::up_flag());
     let mut message = Message::new(libc::RTM_NEWLINK, 0, &header);
     message.put_u32(link::attribute::MTU, mtu);
+    if let Some(mac) = mac {
+        message.put(link::attribute::ADDRESS, &mac);
+    }
 
     message
 }
@@ -285,6 +308,6 @@ fn refused(step: &'static str, refusal: &Refusal) -> InsideError {
     InsideError::Refused(step, refusal.to_string())
 }
 
-fn netlink(error: NetlinkError) -> InsideError {
+pub(super) fn netlink(error: NetlinkError) -> InsideError {
     InsideError::Netlink(Box::new(error))
 }

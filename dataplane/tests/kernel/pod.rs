@@ -250,6 +250,9 @@ pub(crate) fn row(inside: &Namespace, host: &str, mtu: u32) -> PodInterface {
             .map(|net| net.parse().unwrap())
             .into(),
         mtu,
+        mac: None,
+        forwards: false,
+        limits: model::pod::Limits::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use dataplane::{ChainRow, NftKey, NftRow};
 use model::{
     Family,
     nft::{
-        Chain, ChainKey, ChainKind, CtState, Element, End, Hook, HookPoint, Match, Nflog,
+        Chain, ChainKey, ChainKind, CtState, Detour, Element, End, Hook, HookPoint, Match, Nflog,
         NftFamily, Policy, Rule, Sense, SetKey, SetKind, Statement, Verdict,
     },
 };
@@ -85,13 +85,23 @@ pub(crate) const EXPECTED: &str = r#"
     ct status dnat accept comment "ct dnat"
     meta nfproto ipv4 ct original ip daddr @nodes accept comment "ct original"
     fib daddr type local accept comment "destination local"
+    fib daddr type unicast accept comment "elsewhere"
+    fib daddr type != unicast accept comment "not elsewhere"
+    ip option lsrr exists accept comment "loose"
+    ip option ssrr exists accept comment "strict"
+    exthdr rt exists accept comment "routing header"
     fib saddr type local accept comment "source local"
     jump words comment "jump"
     meta mark set meta mark & 0xffffbfff | 0x00008000 comment "set mark"
     counter packets N bytes N comment "count"
     meta nfproto ipv4 snat ip to 192.0.2.1 fully-random comment "snat"
     meta nfproto ipv6 snat ip6 to 2001:db8::1 fully-random comment "snat6"
+    meta l4proto tcp meta nfproto ipv4 snat ip to 192.0.2.1:40000-50000 fully-random comment "snat ports"
     masquerade fully-random comment "masquerade"
+    meta l4proto udp masquerade to :40000-50000 fully-random comment "masquerade ports"
+    meta nfproto ipv4 dnat ip to 10.65.0.2 comment "dnat"
+    meta l4proto tcp meta nfproto ipv6 dnat ip6 to [fd00:65::2]:8080 comment "dnat port"
+    type nat hook prerouting priority dstnat - 1; policy accept;
     table netdev meshd {
     type filter hook egress devices = { eth0, eth1 } priority filter; policy accept;
     type filter hook ingress devices = { eth0, eth1 } priority filter; policy accept;
@@ -156,10 +166,61 @@ pub(crate) fn ruleset_without_devices() -> Vec<Row> {
             policy,
         })
     };
+    let mut rows = sets();
+    rows.extend([
+        chain(
+            NftFamily::Inet,
+            "early",
+            Some(Hook {
+                point: HookPoint::Prerouting,
+                priority: -300,
+                kind: ChainKind::Filter,
+                policy: Policy::Accept,
+            }),
+            vec![rule("notrack", [], Statement::AcceptUntracked)],
+        ),
+        chain(
+            NftFamily::Inet,
+            "guard",
+            hook(98, ChainKind::Filter, Policy::Drop),
+            every_match(),
+        ),
+        chain(
+            NftFamily::Inet,
+            "masq",
+            hook(99, ChainKind::Nat, Policy::Accept),
+            every_nat(),
+        ),
+        chain(
+            NftFamily::Inet,
+            "lead",
+            Some(Hook {
+                point: HookPoint::Prerouting,
+                priority: -101,
+                kind: ChainKind::Nat,
+                policy: Policy::Accept,
+            }),
+            every_dnat(),
+        ),
+        chain(
+            NftFamily::Inet,
+            "words",
+            None,
+            vec![plain(Statement::Accept)],
+        ),
+    ]);
+    rows.sort_by(|a, b| a.0.cmp(&b.0));
+
+    rows
+}
+
+/// One set of each kind, with elements.
+fn sets() -> Vec<Row> {
     let pair = |address: &str| {
         Element::InterfaceAddress("cali1".parse().unwrap(), address.parse().unwrap())
     };
-    let mut rows = vec![
+
+    vec![
         set("nets_v4", SetKind::Nets(Family::V4)),
         element("nets_v4", net("10.0.0.0/25")),
         element("nets_v4", net("10.0.0.128/25")),
@@ -190,39 +251,7 @@ pub(crate) fn ruleset_without_devices() -> Vec<Row> {
         entry("cali2", Verdict::Jump("words".into())),
         entry("cali3", Verdict::Drop),
         entry("cali4", Verdict::Accept),
-        chain(
-            NftFamily::Inet,
-            "early",
-            Some(Hook {
-                point: HookPoint::Prerouting,
-                priority: -300,
-                kind: ChainKind::Filter,
-                policy: Policy::Accept,
-            }),
-            vec![rule("notrack", [], Statement::AcceptUntracked)],
-        ),
-        chain(
-            NftFamily::Inet,
-            "guard",
-            hook(98, ChainKind::Filter, Policy::Drop),
-            every_match(),
-        ),
-        chain(
-            NftFamily::Inet,
-            "masq",
-            hook(99, ChainKind::Nat, Policy::Accept),
-            every_nat(),
-        ),
-        chain(
-            NftFamily::Inet,
-            "words",
-            None,
-            vec![plain(Statement::Accept)],
-        ),
-    ];
-    rows.sort_by(|a, b| a.0.cmp(&b.0));
-
-    rows
+    ]
 }
 
 fn every_match() -> Vec<Rule> {
@@ -385,6 +414,11 @@ fn about_state() -> Vec<Rule> {
             Match::CtOriginalDestination(Is, Family::V4, "nodes".into()),
         ),
         on("destination local", Match::DestinationLocal),
+        on("elsewhere", Match::DestinationElsewhere(Is)),
+        on("not elsewhere", Match::DestinationElsewhere(Not)),
+        on("loose", Match::Detour(Detour::Loose)),
+        on("strict", Match::Detour(Detour::Strict)),
+        on("routing header", Match::Detour(Detour::Header)),
         on("source local", Match::SourceLocal),
     ]
 }
@@ -454,10 +488,36 @@ fn on(comment: &str, condition: Match) -> Rule {
 
 fn every_nat() -> Vec<Rule> {
     vec![
-        rule("snat", [], Statement::Snat("192.0.2.1".parse().unwrap())),
-        rule("snat6", [], Statement::Snat("2001:db8::1".parse().unwrap())),
-        rule("masquerade", [], Statement::Masquerade),
+        rule("snat", [], Statement::Snat(address("192.0.2.1"), None)),
+        rule("snat6", [], Statement::Snat(address("2001:db8::1"), None)),
+        rule(
+            "snat ports",
+            [Match::Protocol(Sense::Is, 6)],
+            Statement::Snat(address("192.0.2.1"), Some((40000, 50000))),
+        ),
+        rule("masquerade", [], Statement::Masquerade(None)),
+        rule(
+            "masquerade ports",
+            [Match::Protocol(Sense::Is, 17)],
+            Statement::Masquerade(Some((40000, 50000))),
+        ),
     ]
+}
+
+/// The other direction, which has hooks of its own.
+fn every_dnat() -> Vec<Rule> {
+    vec![
+        rule("dnat", [], Statement::Dnat(address("10.65.0.2"), None)),
+        rule(
+            "dnat port",
+            [Match::Protocol(Sense::Is, 6)],
+            Statement::Dnat(address("fd00:65::2"), Some(8080)),
+        ),
+    ]
+}
+
+fn address(text: &str) -> std::net::IpAddr {
+    text.parse().unwrap()
 }
 
 pub(crate) fn set(name: &str, kind: SetKind) -> Row {

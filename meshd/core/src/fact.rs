@@ -44,6 +44,8 @@ pub(crate) struct Facts {
     /// Objects that cannot be read, and why.
     pub(crate) invalid: BTreeMap<ObjectKey, String>,
     blocks_of: BTreeMap<NodeName, BTreeSet<IpNet>>,
+    /// Borrowed addresses with the blocks that they are of, by borrower.
+    loans_of: BTreeMap<NodeName, BTreeSet<(IpAddr, IpNet)>>,
     claims_of: BTreeMap<NodeName, BTreeSet<IpAddr>>,
     pub(crate) key_users: BTreeMap<PublicKey, BTreeSet<NodeName>>,
     claim_users: BTreeMap<String, BTreeSet<NodeName>>,
@@ -55,6 +57,8 @@ pub(crate) struct Facts {
 pub(crate) struct Block {
     pub(crate) affinity: Option<NodeName>,
     pub(crate) own: Option<Box<IpamBlock>>,
+    /// Addresses that others than its owner use, by its record.
+    pub(crate) loans: BTreeMap<IpAddr, NodeName>,
 }
 
 /// What a change of the facts touches.
@@ -133,6 +137,7 @@ impl Facts {
             handshakes: BTreeSet::new(),
             invalid: BTreeMap::new(),
             blocks_of: BTreeMap::new(),
+            loans_of: BTreeMap::new(),
             claims_of: BTreeMap::new(),
             key_users: BTreeMap::new(),
             claim_users: BTreeMap::new(),
@@ -143,6 +148,26 @@ impl Facts {
     /// Returns the blocks that name this node.
     pub(crate) fn blocks_of(&self, node: &NodeName) -> impl Iterator<Item = IpNet> {
         self.blocks_of.get(node).into_iter().flatten().copied()
+    }
+
+    /// Returns the addresses that this node has borrowed, and of which blocks.
+    pub(crate) fn loans_of(&self, node: &NodeName) -> impl Iterator<Item = (IpAddr, IpNet)> {
+        self.loans_of.get(node).into_iter().flatten().copied()
+    }
+
+    /// Returns the addresses of a block that others than its owner use.
+    pub(crate) fn lent(&self, block: IpNet) -> impl Iterator<Item = (IpAddr, &NodeName)> {
+        let loans = self.blocks.get(&block).map(|block| &block.loans);
+
+        loans
+            .into_iter()
+            .flatten()
+            .map(|(address, node)| (*address, node))
+    }
+
+    /// Returns whether nothing of a block is its owner's: it is a single address, and lent.
+    pub(crate) fn is_lent_whole(&self, block: IpNet) -> bool {
+        block.prefix_len() == block.max_prefix_len() && self.lent(block).next().is_some()
     }
 
     /// Returns the addresses granted to this node.
@@ -383,22 +408,29 @@ impl Facts {
     fn insert_block(&mut self, block: Box<IpamBlock>) -> Touched {
         let cidr = block.cidr;
         let affinity = block.affinity.clone();
+        let loans: BTreeMap<IpAddr, NodeName> = block.loans().collect();
         let own = (affinity.as_ref() == Some(&self.own)).then_some(block);
         let fact = Block {
             affinity: affinity.clone(),
             own,
+            loans: loans.clone(),
         };
         let former = self.blocks.insert(cidr, fact.clone());
         if former.as_ref() == Some(&fact) {
             return Touched::nothing();
         }
         let concerns_us = fact.own.is_some() || former.as_ref().is_some_and(|b| b.own.is_some());
-        let former = former.map(|block| block.affinity);
+        let (former, former_loans) = match former {
+            Some(block) => (Some(block.affinity), block.loans),
+            None => (None, BTreeMap::new()),
+        };
+        let mut touched = self.move_loans(cidr, &former_loans, &loans);
+        if !touched.is_nothing() {
+            touched.nodes.extend(affinity.clone());
+        }
+        touched.own |= concerns_us;
         if former.as_ref() == Some(&affinity) {
-            return Touched {
-                own: concerns_us,
-                ..Touched::default()
-            };
+            return touched;
         }
         if let Some(Some(node)) = &former {
             withdraw(&mut self.blocks_of, node, &cidr);
@@ -406,8 +438,7 @@ impl Facts {
         if let Some(node) = &affinity {
             self.blocks_of.entry(node.clone()).or_default().insert(cidr);
         }
-        let mut touched = self.touched_by_block(cidr, [former.flatten(), affinity]);
-        touched.own = concerns_us;
+        touched.merge(self.touched_by_block(cidr, [former.flatten(), affinity]));
 
         touched
     }
@@ -416,11 +447,34 @@ impl Facts {
         let Some(block) = self.blocks.remove(&cidr) else {
             return Touched::nothing();
         };
+        let mut touched = self.move_loans(cidr, &block.loans, &BTreeMap::new());
         if let Some(node) = &block.affinity {
             withdraw(&mut self.blocks_of, node, &cidr);
         }
-        let mut touched = self.touched_by_block(cidr, [block.affinity, None]);
-        touched.own = block.own.is_some();
+        touched.merge(self.touched_by_block(cidr, [block.affinity, None]));
+        touched.own |= block.own.is_some();
+
+        touched
+    }
+
+    /// Indexes who has borrowed what of a block; touches those for whom that changed.
+    fn move_loans(
+        &mut self,
+        cidr: IpNet,
+        former: &BTreeMap<IpAddr, NodeName>,
+        loans: &BTreeMap<IpAddr, NodeName>,
+    ) -> Touched {
+        let mut touched = Touched::nothing();
+        for (address, node) in former.iter().filter(|it| loans.get(it.0) != Some(it.1)) {
+            withdraw(&mut self.loans_of, node, &(*address, cidr));
+            touched.nodes.insert(node.clone());
+        }
+        for (address, node) in loans.iter().filter(|it| former.get(it.0) != Some(it.1)) {
+            let known = self.loans_of.entry(node.clone()).or_default();
+            known.insert((*address, cidr));
+            touched.nodes.insert(node.clone());
+        }
+        touched.own = touched.nodes.contains(&self.own);
 
         touched
     }

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use model::{
     Family, InterfaceName,
-    constant::{KUBE_MASQUERADE_MARK, VXLAN_PORT, WORKLOAD_PREFIX},
+    constant::{VXLAN_PORT, WORKLOAD_PREFIX},
     event::LinkKind,
     nft::{
         Chain, ChainKey, ChainKind, Element, Hook, HookPoint, Match, NftFamily, Policy, Rule,
@@ -30,13 +30,10 @@ use model::{
 
 use policy::compile::Overlay;
 
-use crate::{fact::Facts, ledger::Row, member::Member, own::Own, pool, wish::Wish};
+use crate::{fact::Facts, ledger::Row, member::Member, own::Own, pool, translation, wish::Wish};
 
 /// Just before our source NAT: addresses are still the pods' own.
 const BARRIER_PRIORITY: i32 = 98;
-
-/// Just before kube-proxy's and everybody's source NAT (`NF_IP_PRI_NAT_SRC` is 100).
-const TRANSLATE_PRIORITY: i32 = 99;
 
 /// Before connection tracking (`NF_IP_PRI_RAW`).
 const ANTISPOOF_PRIORITY: i32 = -300;
@@ -91,12 +88,7 @@ pub(crate) fn always(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
     let natted = pools.filter(|pool| pool.nat_outgoing && pool::serves_pods(pool));
     rows.extend(nets("natpool", natted.map(|pool| pool.cidr)));
     rows.extend(own_addresses(own).map(|address| host_row(NftFamily::Inet, "own", address)));
-    rows.push(chain(
-        NftFamily::Inet,
-        "translate",
-        translate_hook(),
-        translate(own),
-    ));
+    rows.push(translation::outgoing(own, &wish.outgoing));
     rows.push(chain(
         NftFamily::Inet,
         "antispoof",
@@ -204,7 +196,7 @@ pub(crate) fn exceptions(
 ) -> Vec<Row> {
     let blocks = || {
         member
-            .blocks
+            .pods
             .iter()
             .copied()
             .filter(|n| Family::of_net(n) == family)
@@ -375,46 +367,6 @@ fn foreign_tunnels(between: Vec<Match>, comment: &str) -> [Rule; 3] {
     ]
 }
 
-/// Source NAT: services' packets towards remote pods get the node's address, because the kernel
-/// resets a masqueraded connection whose way changes, and not one translated to an address;
-/// pods' packets beyond pools and members are masqueraded where the pool asks for it.
-fn translate(own: &Own) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    for family in Family::BOTH {
-        let outward = vec![
-            Match::Oif(Not, interface("lo")),
-            Match::OifPrefix(Not, WORKLOAD_PREFIX.into()),
-        ];
-        if let Some(address) = own.address(family) {
-            let mark = KUBE_MASQUERADE_MARK;
-            let marked = vec![
-                Match::Mark {
-                    sense: Is,
-                    mask: mark,
-                    value: mark,
-                },
-                Match::Destination(Is, family, name("space", family).into()),
-            ];
-            let matches = [outward.clone(), marked].concat();
-            rules.push(rule(
-                "service to a remote pod",
-                matches,
-                Statement::Snat(address),
-            ));
-        }
-        let beyond = vec![
-            Match::OifSet(Not, tunnel_set().name),
-            Match::Source(Is, family, name("natpool", family).into()),
-            Match::Destination(Not, family, name("anypool", family).into()),
-            Match::Destination(Not, family, name("member", family).into()),
-        ];
-        let matches = [outward, beyond].concat();
-        rules.push(rule("natOutgoing", matches, Statement::Masquerade));
-    }
-
-    rules
-}
-
 /// What comes from a pod: its own addresses, no tunnels, nothing that only routers say.
 fn antispoof(wish: &Wish) -> Vec<Rule> {
     let from_pod = |more: Vec<Match>| {
@@ -466,10 +418,6 @@ fn barrier_hook() -> Hook {
     hook(HookPoint::Postrouting, BARRIER_PRIORITY, ChainKind::Filter)
 }
 
-fn translate_hook() -> Hook {
-    hook(HookPoint::Postrouting, TRANSLATE_PRIORITY, ChainKind::Nat)
-}
-
 fn antispoof_hook() -> Hook {
     hook(HookPoint::Prerouting, ANTISPOOF_PRIORITY, ChainKind::Filter)
 }
@@ -514,15 +462,6 @@ fn drop_counted(comment: &str, matches: Vec<Match>) -> Rule {
     }
 }
 
-fn rule(comment: &str, matches: Vec<Match>, statement: Statement) -> Rule {
-    Rule {
-        matches,
-        counter: false,
-        statement,
-        comment: comment.into(),
-    }
-}
-
 fn declare(table: NftFamily, base: &str, family: Family, kind: SetKind) -> Row {
     Row::Set(set_key(table, base, family), kind)
 }
@@ -548,7 +487,7 @@ fn host_row(table: NftFamily, base: &str, address: IpAddr) -> Row {
     )
 }
 
-fn tunnel_set() -> SetKey {
+pub(crate) fn tunnel_set() -> SetKey {
     SetKey {
         table: NftFamily::Inet,
         name: "tunnels".into(),
@@ -562,13 +501,14 @@ fn set_key(table: NftFamily, base: &str, family: Family) -> SetKey {
     }
 }
 
-fn name(base: &str, family: Family) -> String {
+/// Returns the name of a set for a family.
+pub(crate) fn name(base: &str, family: Family) -> String {
     match family {
         Family::V4 => format!("{base}4"),
         Family::V6 => format!("{base}6"),
     }
 }
 
-fn interface(name: &str) -> InterfaceName {
+pub(crate) fn interface(name: &str) -> InterfaceName {
     name.parse().expect("a name of at most 15 letters")
 }

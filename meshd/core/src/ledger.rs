@@ -19,6 +19,8 @@ pub(crate) enum Owner {
     Block(IpNet),
     /// Another node.
     Node(NodeName),
+    /// The ways by others' ports and addresses to local pods, together.
+    Led,
     /// A local pod.
     Pod(PodName),
 }

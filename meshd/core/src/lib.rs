@@ -41,6 +41,7 @@ mod reason;
 mod report;
 mod route;
 mod task;
+mod translation;
 pub mod why;
 mod wish;
 mod world;

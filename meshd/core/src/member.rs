@@ -7,13 +7,14 @@ use std::{
 
 use ipnet::IpNet;
 use model::{
-    Family, InterfaceName, NodeName, Phase, PublicKey, Record, record::TunnelClaim, resource::Node,
+    Family, InterfaceName, NodeName, Phase, PublicKey, Record, family::host_net,
+    record::TunnelClaim, resource::Node,
 };
 
 use crate::{
     fact::Facts,
     mtu,
-    own::{Device, Own},
+    own::{self, Device, Own},
     pool,
     reason::Reason,
     wish::Wish,
@@ -32,8 +33,14 @@ pub(crate) struct Member {
     pub(crate) is_withdrawn: bool,
     /// How it came to us before it withdrew: taken for as long as our own devices are there.
     pub(crate) retained: BTreeMap<Family, Carrier>,
-    /// Its pods' networks.
+    /// Its blocks.
     pub(crate) blocks: BTreeSet<IpNet>,
+    /// Addresses of others' blocks that were lent to it.
+    pub(crate) loans: BTreeSet<IpAddr>,
+    /// Exactly its pods' networks: its blocks without what was lent to others, and its loans.
+    pub(crate) pods: BTreeSet<IpNet>,
+    /// What it may send from: the longest prefix decides between members, but what was lent to us is never its.
+    pub(crate) allowed: BTreeSet<IpNet>,
     /// Its own addresses.
     pub(crate) hosts: BTreeSet<IpAddr>,
     /// What of it is not used, and why.
@@ -72,6 +79,13 @@ impl Member {
         }
     }
 
+    /// Returns where its pods are: its blocks and its loans. The longest prefix decides.
+    pub(crate) fn nets(&self) -> impl Iterator<Item = IpNet> {
+        let loans = self.loans.iter().map(|address| host_net(*address));
+
+        self.blocks.iter().copied().chain(loans)
+    }
+
     /// Returns the address through which its pods of a family are reached without a tunnel.
     pub(crate) fn gateway(&self, family: Family) -> Option<IpAddr> {
         self.hosts
@@ -98,6 +112,16 @@ impl Judge<'_> {
             None => None,
         };
         let blocks = self.blocks(name, &mut reasons);
+        let loans = own::loans(self.facts, name);
+        let borrowed = || loans.iter().map(|address| host_net(*address));
+        let ours = self
+            .lent(&blocks)
+            .filter(|(_, node)| **node == self.facts.own);
+        let mut allowed = pool::without_addresses(blocks.iter().copied(), ours.map(|it| it.0));
+        allowed.extend(borrowed());
+        let lent = self.lent(&blocks).map(|(address, _)| address);
+        let mut pods = pool::without_addresses(blocks.iter().copied(), lent);
+        pods.extend(borrowed());
         self.check_tunnel_addresses(node, &blocks, &mut reasons);
         let hosts = self.hosts(node, record, &mut reasons);
         let tunnels = self.tunnels(node, record, &mut reasons);
@@ -109,6 +133,9 @@ impl Judge<'_> {
             retained: BTreeMap::new(),
             carriers: self.carriers(node, record, &tunnels, &mut reasons),
             blocks,
+            loans,
+            pods,
+            allowed,
             hosts,
             reasons,
             key: crate::fact::published_keys(node).first().copied(),
@@ -126,12 +153,21 @@ impl Judge<'_> {
         let mut blocks = BTreeSet::new();
         for block in self.facts.blocks_of(name) {
             match pool::of_block(self.facts, block) {
+                Ok(_) if self.facts.is_lent_whole(block) => {}
                 Ok(_) => drop(blocks.insert(block)),
                 Err(reason) => drop(reasons.insert(reason)),
             }
         }
 
         blocks
+    }
+
+    /// Returns what others use of a node's blocks.
+    fn lent<'b>(
+        &'b self,
+        blocks: &'b BTreeSet<IpNet>,
+    ) -> impl Iterator<Item = (IpAddr, &'b NodeName)> {
+        blocks.iter().flat_map(|block| self.facts.lent(*block))
     }
 
     /// A tunnel address travels with the block that holds it; one that no block holds is not used.

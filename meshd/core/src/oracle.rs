@@ -145,6 +145,11 @@ fn base(
     for block in own_blocks.iter().filter(|block| !is_host(block)) {
         route(tables, 254, *block, None, RouteVia::Blackhole, None);
     }
+    let own_loans = loans_of(given, given.own);
+    for net in &own_loans {
+        route(tables, 254, *net, Some(4096), RouteVia::Blackhole, None);
+    }
+    let own_blocks: BTreeSet<IpNet> = own_blocks.union(&own_loans).copied().collect();
     if !given.up {
         return;
     }
@@ -235,7 +240,9 @@ fn base(
 
 fn member(given: &Given, node: &Node, devices: &[Device], tables: &mut Tables) {
     let hosts = hosts(given, node);
-    let blocks = blocks_of(given, &node.name);
+    let loans = loans_of(given, &node.name);
+    let lone = blocks_of(given, &node.name);
+    let blocks: BTreeSet<IpNet> = lone.union(&loans).copied().collect();
     let is_stock = node.record.is_none();
     let gateway = |family| {
         hosts
@@ -280,10 +287,11 @@ fn member(given: &Given, node: &Node, devices: &[Device], tables: &mut Tables) {
             .iter()
             .filter(|block| Family::of_net(block) == family)
         {
+            if loans.contains(block) {
+                route(tables, 1, *block, Some(4096), RouteVia::Unreachable, None);
+            }
             if pods_plain {
                 route(tables, 1, *block, None, RouteVia::Throw, None);
-                element(tables, NftFamily::Inet, "open", Element::Net(*block));
-                element(tables, NftFamily::Netdev, "open", Element::Net(*block));
             } else if let Some((device, _, endpoint)) = carrier {
                 let source = granted(given)
                     .into_iter()
@@ -292,8 +300,17 @@ fn member(given: &Given, node: &Node, devices: &[Device], tables: &mut Tables) {
                 let mtu = way_mtu(given, family, endpoint.ip());
                 tunnel_route(tables, 1, *block, device, source, mtu);
             }
+        }
+        let lent = lent(given);
+        let kept = |block: &IpNet| pieces(*block, &|net| lent.iter().any(|it| net.contains(&it.0)));
+        let pods = lone.iter().flat_map(kept).chain(loans.iter().copied());
+        for net in pods.filter(|net| Family::of_net(net) == family) {
+            if pods_plain {
+                element(tables, NftFamily::Inet, "open", Element::Net(net));
+                element(tables, NftFamily::Netdev, "open", Element::Net(net));
+            }
             if takes_plain {
-                element(tables, NftFamily::Netdev, "take", Element::Net(*block));
+                element(tables, NftFamily::Netdev, "take", Element::Net(net));
             }
         }
         for host in hosts.iter().filter(|host| Family::of(**host) == family) {
@@ -330,7 +347,10 @@ fn member(given: &Given, node: &Node, devices: &[Device], tables: &mut Tables) {
             .get(&node.name)
             .and_then(|retained| retained.get(&family));
         if let Some((device, key, endpoint)) = carrier.or(retained) {
-            let nets = blocks.iter().copied();
+            let ours = loans_of(given, given.own);
+            let is_ours = |net: &IpNet| ours.iter().any(|it| net.contains(it));
+            let nets = lone.iter().flat_map(|block| pieces(*block, &is_ours));
+            let nets = nets.chain(loans.iter().copied());
             let nets = nets.chain(hosts.iter().filter(|_| !is_stock).map(|h| IpNet::from(*h)));
             let peer = tables
                 .peers
@@ -707,7 +727,42 @@ fn blocks_of(given: &Given, node: &NodeName) -> BTreeSet<IpNet> {
     let blocks = blocks
         .filter(|(block, owner)| owner.as_ref() == Some(node) && pool_of(given, *block).is_some());
 
-    blocks.map(|(block, _)| block).collect()
+    let lent = lent(given);
+    let whole = |block: &IpNet| is_host(block) && lent.iter().any(|it| it.0 == block.addr());
+
+    blocks
+        .map(|(block, _)| block)
+        .filter(|it| !whole(it))
+        .collect()
+}
+
+/// Returns every address that somebody else than the block's owner uses, with its user.
+fn lent(given: &Given) -> BTreeSet<(IpAddr, NodeName)> {
+    let blocks = given.objects.iter().filter_map(|object| match object {
+        Resource::IpamBlock(block) => Some(block),
+        _ => None,
+    });
+    let proper = blocks.filter(|block| pool_of(given, block.cidr).is_some());
+
+    proper.flat_map(|block| block.loans()).collect()
+}
+
+fn loans_of(given: &Given, node: &NodeName) -> BTreeSet<IpNet> {
+    let lent = lent(given).into_iter();
+
+    lent.filter(|it| it.1 == *node)
+        .map(|it| IpNet::from(it.0))
+        .collect()
+}
+
+/// Cuts a network in halves until no piece has an address that is not wanted.
+fn pieces(net: IpNet, has_unwanted: &dyn Fn(&IpNet) -> bool) -> Vec<IpNet> {
+    if !has_unwanted(&net) {
+        return vec![net];
+    }
+    let halves = net.subnets(net.prefix_len() + 1).into_iter().flatten();
+
+    halves.flat_map(|half| pieces(half, has_unwanted)).collect()
 }
 
 fn pool_of<'a>(given: &Given<'a>, block: IpNet) -> Option<&'a IpPool> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use model::{Family, PublicKey};
+use model::{Family, NodeName, PublicKey, family::host_net};
 
 use crate::{
     fact::Facts,
@@ -28,6 +28,8 @@ pub(crate) struct Own {
     pub(crate) addresses: BTreeSet<IpNet>,
     /// Proper blocks.
     pub(crate) blocks: BTreeSet<IpNet>,
+    /// Addresses of others' blocks that were lent to it.
+    pub(crate) loans: BTreeSet<IpAddr>,
     /// Devices whose key was granted.
     pub(crate) devices: Vec<Device>,
     /// Addresses of the tunnel devices.
@@ -49,7 +51,7 @@ impl Own {
         let is_granted = |a: &IpAddr| facts.address_claims.get(a) == Some(&facts.own);
         let blocks = facts
             .blocks_of(&facts.own)
-            .filter(|block| pool::of_block(facts, *block).is_ok())
+            .filter(|block| pool::of_block(facts, *block).is_ok() && !facts.is_lent_whole(*block))
             .collect::<BTreeSet<_>>();
 
         Self {
@@ -63,7 +65,15 @@ impl Own {
                 .collect(),
             tunnel_addresses: tunnel_addresses(facts, &blocks),
             blocks,
+            loans: loans(facts, &facts.own),
         }
+    }
+
+    /// Returns the networks of its pods: blocks, and what was lent to it.
+    pub(crate) fn nets(&self) -> impl Iterator<Item = IpNet> {
+        let loans = self.loans.iter().map(|address| host_net(*address));
+
+        self.blocks.iter().copied().chain(loans)
     }
 
     /// Returns the address of this family that stands for the node.
@@ -95,6 +105,14 @@ impl Own {
             .iter()
             .find(|device| device.wish.families.contains(&family))
     }
+}
+
+/// Returns the addresses of proper blocks that the record lends to a node.
+pub(crate) fn loans(facts: &Facts, node: &NodeName) -> BTreeSet<IpAddr> {
+    let loans = facts.loans_of(node);
+    let proper = loans.filter(|(_, block)| pool::of_block(facts, *block).is_ok());
+
+    proper.map(|(address, _)| address).collect()
 }
 
 /// Returns the handle of the tunnel address of a family, as Calico names it.

@@ -174,7 +174,7 @@ impl World {
         let mut peers: BTreeMap<(InterfaceName, PublicKey), Peer> = BTreeMap::new();
         for (family, carrier) in member.known_carriers() {
             let of_family = |net: &IpNet| Family::of_net(net) == *family;
-            let blocks = member.blocks.iter().copied().filter(of_family);
+            let pods = member.allowed.iter().copied().filter(of_family);
             let hosts = member.hosts.iter().filter(|_| !member.is_stock);
             let hosts = hosts.map(|host| host_net(*host)).filter(of_family);
             let key = (carrier.device.clone(), carrier.key);
@@ -183,7 +183,7 @@ impl World {
                 keepalive: self.wish.keepalive,
                 allowed_ips: BTreeSet::new(),
             });
-            peer.allowed_ips.extend(blocks.chain(hosts));
+            peer.allowed_ips.extend(pods.chain(hosts));
         }
 
         peers

@@ -24,6 +24,8 @@ use model::{
     resource::{WorkloadEndpoint, ip_pool::AllowedUse},
 };
 
+mod way;
+
 use crate::{
     World,
     fact::Touched,
@@ -215,11 +217,12 @@ impl World {
         };
         match (task, &pod.stage, ended.result) {
             (_, _, ActionResult::Retry(_)) => {}
-            (PodTask::Assign(family), Stage::Assigning, ActionResult::Address(address)) => {
-                pod.addresses.insert(family, address);
+            (PodTask::Assign, Stage::Assigning, ActionResult::Addresses(addresses)) => {
+                let by_family = addresses.into_iter().map(|it| (Family::of(it), it));
+                pod.addresses.extend(by_family);
             }
             (
-                PodTask::Assign(_) | PodTask::Publish,
+                PodTask::Assign | PodTask::Publish,
                 Stage::Assigning | Stage::Placed(_),
                 ActionResult::Refused(why),
             ) => pod.stage = Stage::Failed(why),
@@ -241,13 +244,13 @@ impl World {
                 self.dirty.merge(touched);
             }
             (
-                PodTask::Assign(_)
+                PodTask::Assign
                 | PodTask::Publish
                 | PodTask::Answer
                 | PodTask::Release
                 | PodTask::Remove,
                 _,
-                ActionResult::Done | ActionResult::Address(_) | ActionResult::Refused(_),
+                ActionResult::Done | ActionResult::Addresses(_) | ActionResult::Refused(_),
             ) => {}
         }
     }
@@ -291,7 +294,7 @@ impl World {
         let keep = match pod.stage {
             Stage::Assigning => return self.assign(name, &pod),
             Stage::Placed(generation) if self.has_applied_pod(generation, name) => {
-                let endpoint = ActionKind::PublishEndpoint(Box::new(self.endpoint(&pod, name)));
+                let endpoint = ActionKind::PublishEndpoint(Box::new(self.published(&pod, name)));
                 self.tasks.ensure(key(PodTask::Publish), endpoint, self.now);
                 Some(PodTask::Publish)
             }
@@ -326,7 +329,7 @@ impl World {
                 Some(PodTask::Remove)
             }
             Stage::Ready if pod.is_unpublished => {
-                let endpoint = ActionKind::PublishEndpoint(Box::new(self.endpoint(&pod, name)));
+                let endpoint = ActionKind::PublishEndpoint(Box::new(self.published(&pod, name)));
                 self.tasks.ensure(key(PodTask::Publish), endpoint, self.now);
                 Some(PodTask::Publish)
             }
@@ -341,28 +344,21 @@ impl World {
 
     fn forget_pod_tasks(&mut self, name: &PodName, keep: Option<PodTask>) {
         let all = [
+            PodTask::Assign,
             PodTask::Publish,
             PodTask::Answer,
             PodTask::Release,
             PodTask::Remove,
         ];
-        let assigns = Family::BOTH.map(PodTask::Assign);
-        for task in all
-            .into_iter()
-            .chain(assigns)
-            .filter(|task| Some(*task) != keep)
-        {
+        for task in all.into_iter().filter(|task| Some(*task) != keep) {
             self.tasks.forget(&TaskKey::Pod(name.clone(), task));
         }
     }
 
     /// Gives the addresses back, once no assignment is under way any more.
     fn give_back(&mut self, name: &PodName, pod: &Pod) {
-        let is_assigning = Family::BOTH.iter().any(|f| {
-            self.tasks
-                .is_under_way(&TaskKey::Pod(name.clone(), PodTask::Assign(*f)))
-        });
-        if is_assigning {
+        let assign = TaskKey::Pod(name.clone(), PodTask::Assign);
+        if self.tasks.is_under_way(&assign) {
             return;
         }
         let handle = pod.handle.clone().or_else(|| self.handle_of(name));
@@ -372,8 +368,7 @@ impl World {
             }
             return;
         };
-        let blocks = self.own.blocks.iter().copied().collect();
-        let kind = ActionKind::ReleaseHandle { handle, blocks };
+        let kind = ActionKind::ReleaseHandle(handle);
         self.tasks
             .ensure(TaskKey::Pod(name.clone(), PodTask::Release), kind, self.now);
     }
@@ -398,37 +393,31 @@ impl World {
         let (Some(request), Some(handle)) = (&pod.request, &pod.handle) else {
             return;
         };
-        let wanted = match self.wanted_addresses(request) {
+        let objection = self.objection(name, request).map_or(Ok(()), Err);
+        let wanted = match objection.and_then(|()| self.wanted_addresses(request)) {
             Ok(wanted) => wanted,
             Err(why) => return self.set_stage(name, Stage::Failed(why)),
         };
         let held = own::held(&self.facts, &self.own.blocks, handle);
         let mut addresses = pod.addresses.clone();
+        let unmanaged = request.wish.unmanaged.iter();
+        addresses.extend(unmanaged.map(|address| (Family::of(*address), *address)));
         for address in held.into_iter().rev() {
             addresses.insert(Family::of(address), address);
         }
         addresses.retain(|family, _| wanted.contains_key(family));
-        let missing = wanted
-            .iter()
-            .filter(|(family, _)| !addresses.contains_key(family));
-        let missing = missing.map(|(f, wanted)| (*f, *wanted)).collect::<Vec<_>>();
+        let is_complete = wanted.keys().all(|family| addresses.contains_key(family));
         if let Some(pod) = self.pods.pods.get_mut(name) {
             pod.addresses = addresses;
         }
-        if missing.is_empty() {
+        if is_complete {
             self.forget_pod_tasks(name, None);
             self.set_stage(name, Stage::Placed(0));
             self.replace_pod(name);
             self.commit();
             return self.set_stage(name, Stage::Placed(self.plan.generation));
         }
-        for (family, address) in missing {
-            match self.block_for(family, address) {
-                Ok(Some(block)) => self.ask_for(name, block, handle, family, address),
-                Ok(None) => {}
-                Err(why) => return self.set_stage(name, Stage::Failed(why)),
-            }
-        }
+        self.ask_for(name, handle, request, &wanted);
     }
 
     /// Returns the families in which the pod gets an address, and which one it insists on.
@@ -436,8 +425,13 @@ impl World {
         &self,
         request: &PodRequest,
     ) -> Result<BTreeMap<Family, Option<IpAddr>>, String> {
-        if !request.addresses.is_empty() {
-            let wanted = request.addresses.iter().map(|a| (Family::of(*a), Some(*a)));
+        let given = if request.wish.unmanaged.is_empty() {
+            &request.addresses
+        } else {
+            &request.wish.unmanaged
+        };
+        if !given.is_empty() {
+            let wanted = given.iter().map(|a| (Family::of(*a), Some(*a)));
             return Ok(wanted.collect());
         }
         let pools = self
@@ -446,8 +440,14 @@ impl World {
             .values()
             .filter(|pool| pool::selects(pool, &self.facts));
         let pools = pools.filter(|pool| pool.allowed_uses.contains(&AllowedUse::Workload));
+        let families = &request.wish.families;
+        let by_pool = request.wish.pools.keys().copied();
         let wanted: BTreeMap<_, _> = pools
-            .map(|pool| (Family::of_net(&pool.cidr), None))
+            .map(|pool| Family::of_net(&pool.cidr))
+            .chain(by_pool)
+            .chain(families.iter().copied())
+            .filter(|family| families.is_empty() || families.contains(family))
+            .map(|family| (family, None))
             .collect();
         if wanted.is_empty() {
             return Err(format!("no configured pools for node {}", self.facts.own));
@@ -456,77 +456,34 @@ impl World {
         Ok(wanted)
     }
 
-    /// Finds a block of ours for an address; `None` while one is still being claimed.
-    fn block_for(&self, family: Family, address: Option<IpAddr>) -> Result<Option<IpNet>, String> {
-        if let Some(address) = address {
-            let block = self
-                .own
-                .blocks
-                .iter()
-                .find(|block| block.contains(&address));
-            let foreign = || format!("{address} is in no block of node {}", self.facts.own);
-            return block.copied().map(Some).ok_or_else(foreign);
-        }
-        let serves = |block: &&IpNet| {
-            Family::of_net(block) == family
-                && pool::of_block(&self.facts, **block).is_ok_and(|pool| {
-                    !pool.disabled && pool.allowed_uses.contains(&AllowedUse::Workload)
-                })
-        };
-        let mut blocks = self.own.blocks.iter().filter(serves);
-        let with_space = |block: &&IpNet| {
-            let own = self
-                .facts
-                .blocks
-                .get(*block)
-                .and_then(|block| block.own.as_deref());
-            own.is_some_and(|block| !block.unallocated.is_empty())
-        };
-        let first = blocks.clone().next().copied();
-        if let Some(block) = blocks.find(with_space).copied().or(first) {
-            return Ok(Some(block));
-        }
-        let refused = self.tasks.refusals().find_map(|(key, why)| match key {
-            TaskKey::ClaimBlock(pool) if Family::of_net(pool) == family => Some(why.to_owned()),
-            TaskKey::ClaimBlock(_)
-            | TaskKey::ClaimKey(_)
-            | TaskKey::ClaimAddress(_)
-            | TaskKey::Publish
-            | TaskKey::TunnelAddress(_)
-            | TaskKey::Pod(..) => None,
-        });
-
-        refused.map_or(Ok(None), Err)
-    }
-
+    /// Asks for every address that a pod is to have; what its handle holds counts.
     fn ask_for(
         &mut self,
         name: &PodName,
-        block: IpNet,
         handle: &str,
-        family: Family,
-        address: Option<IpAddr>,
+        asked: &PodRequest,
+        wanted: &BTreeMap<Family, Option<IpAddr>>,
     ) {
         let attributes = [
             ("namespace", name.namespace.clone()),
             ("node", self.facts.own.to_string()),
             ("pod", name.name.clone()),
         ];
+        let any = wanted.iter().filter(|(_, address)| address.is_none());
         let request = AddressRequest {
-            block,
             handle: handle.to_owned(),
             attributes: attributes
                 .into_iter()
                 .map(|(key, v)| (key.to_owned(), v))
                 .collect(),
-            address,
+            purpose: AllowedUse::Workload,
+            families: any.map(|(family, _)| *family).collect(),
+            pools: asked.wish.pools.clone(),
+            addresses: wanted.values().copied().flatten().collect(),
         };
-        let key = TaskKey::Pod(name.clone(), PodTask::Assign(family));
-        // A block that changes meanwhile does not change the question.
-        if !self.tasks.is_under_way(&key) {
-            self.tasks
-                .ensure(key, ActionKind::AssignAddress(request), self.now);
-        }
+        let key = TaskKey::Pod(name.clone(), PodTask::Assign);
+        self.tasks
+            .ensure(key, ActionKind::AssignAddress(request), self.now);
     }
 
     fn start_leaving(&mut self, name: &PodName) {
@@ -543,6 +500,8 @@ impl World {
             return;
         }
         self.write(Owner::Pod(name.clone()), Vec::new());
+        self.set_stage(name, Stage::Leaving(u64::MAX));
+        self.refresh_led();
         self.commit();
         self.forget_pod_tasks(name, None);
         self.set_stage(name, Stage::Leaving(self.plan.generation));
@@ -554,7 +513,7 @@ impl World {
         }
     }
 
-    fn replace_pod(&mut self, name: &PodName) {
+    pub(super) fn replace_pod(&mut self, name: &PodName) {
         let Some(pod) = self.pods.pods.get(name) else {
             return;
         };
@@ -567,14 +526,19 @@ impl World {
             inside: request.interface.clone(),
             netns: request.netns.clone(),
             addresses: pod.nets(),
-            mtu: self.pod_mtu(),
+            mtu: self.mtu_of(pod),
+            mac: request.wish.mac,
+            forwards: request.wish.forwards,
+            limits: request.wish.limits,
         };
         let mut rows = vec![Row::Pod(name.clone(), interface)];
         for address in pod.addresses.values() {
             rows.push(guard::pod_source(&host, *address));
             rows.push(route::to_pod(host_net(*address), host.clone()));
         }
+        rows.extend(self.ways_rows(pod, &host));
         self.write(Owner::Pod(name.clone()), rows);
+        self.refresh_led();
         self.refresh_endpoint(name);
     }
 
@@ -595,6 +559,16 @@ impl World {
         }
     }
 
+    /// Returns the endpoint as others see it: an address that nobody assigned is this node's affair alone.
+    fn published(&self, pod: &Pod, name: &PodName) -> WorkloadEndpoint {
+        let mut endpoint = self.endpoint(pod, name);
+        let unmanaged = pod.request.iter().flat_map(|it| &it.wish.unmanaged);
+        let unmanaged: Vec<IpNet> = unmanaged.copied().map(host_net).collect();
+        endpoint.addresses.retain(|net| !unmanaged.contains(net));
+
+        endpoint
+    }
+
     fn endpoint(&self, pod: &Pod, name: &PodName) -> WorkloadEndpoint {
         let request = pod.request.as_ref();
         let account = request.and_then(|request| request.service_account.clone());
@@ -611,7 +585,9 @@ impl World {
                 .map(|request| request.labels.clone())
                 .unwrap_or_default(),
             profiles,
-            ports: Vec::new(),
+            ports: request
+                .map(|request| request.wish.named_ports.clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -619,7 +595,7 @@ impl World {
         PodAnswer {
             addresses: pod.nets(),
             host_interface: WorkloadEndpoint::host_interface(name).to_string(),
-            mtu: self.pod_mtu(),
+            mtu: self.mtu_of(pod),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Pools: which addresses are pods', and whether a block is a proper piece of one.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use model::{
@@ -72,7 +72,7 @@ pub(crate) fn is_pods(facts: &Facts, address: IpAddr) -> bool {
                 facts
                     .blocks
                     .get(&block)
-                    .is_some_and(|block| block.affinity.is_some())
+                    .is_some_and(|it| it.affinity.is_some() || it.loans.contains_key(&address))
                     && of_block(facts, block).is_ok()
             })
         })
@@ -100,6 +100,32 @@ pub(crate) fn without_nested(nets: impl IntoIterator<Item = IpNet>) -> Vec<IpNet
     kept
 }
 
+/// Returns networks without some of their addresses: what is left of each, in as few pieces as there can be.
+pub(crate) fn without_addresses(
+    nets: impl IntoIterator<Item = IpNet>,
+    addresses: impl IntoIterator<Item = IpAddr>,
+) -> BTreeSet<IpNet> {
+    let mut nets: BTreeSet<IpNet> = nets.into_iter().collect();
+    for address in addresses {
+        let Some(around) = nets.iter().copied().find(|net| net.contains(&address)) else {
+            continue;
+        };
+        nets.remove(&around);
+        let mut inner = around;
+        while let Ok(halves) = inner.subnets(inner.prefix_len() + 1) {
+            for half in halves {
+                if half.contains(&address) {
+                    inner = half;
+                } else {
+                    nets.insert(half);
+                }
+            }
+        }
+    }
+
+    nets
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +146,22 @@ mod tests {
             kept,
             ["10.0.0.0/8", "11.0.0.0/16", "fd00::/8"].map(|n| n.parse().unwrap())
         );
+    }
+
+    #[test]
+    fn what_is_left_of_a_block_are_exactly_the_addresses_that_were_not_taken_out() {
+        let block: IpNet = "10.65.0.0/26".parse().unwrap();
+        let taken: BTreeSet<IpAddr> = ["10.65.0.0", "10.65.0.5", "10.65.0.63"]
+            .map(|text| text.parse().unwrap())
+            .into();
+
+        let left = without_addresses([block], taken.iter().copied());
+
+        for last in 0..64u8 {
+            let address = IpAddr::from([10, 65, 0, last]);
+            let holders = left.iter().filter(|net| net.contains(&address)).count();
+            assert_eq!(holders, usize::from(!taken.contains(&address)), "{address}");
+        }
+        assert!(left.len() <= 3 * 6, "{left:?}");
     }
 }

@@ -253,20 +253,22 @@ fn block_for_tunnels(facts: &Facts, own: &Own, family: Family) -> Option<IpNet> 
 
 /// Returns the assignment of a tunnel address, as Calico's node start-up makes it.
 fn tunnel_address(facts: &Facts, own: &Own, family: Family) -> Option<AddressRequest> {
-    let block = block_for_tunnels(facts, own, family)?;
+    block_for_tunnels(facts, own, family)?;
     let kind = match family {
         Family::V4 => "wireguardTunnelAddress",
         Family::V6 => "wireguardV6TunnelAddress",
     };
 
     Some(AddressRequest {
-        block,
         handle: own::tunnel_handle(facts, family),
         attributes: BTreeMap::from([
             ("node".to_owned(), facts.own.to_string()),
             ("type".to_owned(), kind.to_owned()),
         ]),
-        address: None,
+        purpose: AllowedUse::Tunnel,
+        families: [family].into(),
+        pools: BTreeMap::new(),
+        addresses: Vec::new(),
     })
 }
 

@@ -95,7 +95,7 @@ fn peer(
         handshake_age_seconds: None,
         received_bytes: 0,
         sent_bytes: 0,
-        allowed_ips: member.blocks.iter().copied().chain(hosts).collect(),
+        allowed_ips: member.allowed.iter().copied().chain(hosts).collect(),
     }
 }
 
@@ -153,7 +153,7 @@ fn families(world: &World, member: &Member) -> Vec<Family> {
         pools.any(|pool| Family::of_net(&pool.cidr) == family)
     };
     let has_any = |family: Family| {
-        let mut blocks = member.blocks.iter().map(Family::of_net);
+        let mut blocks = member.pods.iter().map(Family::of_net);
         let mut hosts = member.hosts.iter().map(|host| Family::of(*host));
         has_pods(family) && (blocks.any(|of| of == family) || hosts.any(|of| of == family))
     };

@@ -35,9 +35,12 @@ const LAST_PRIORITY: u32 = 32765;
 /// Returns the routes of this node itself that hold in any state.
 pub(crate) fn of_own_blocks(own: &Own) -> Vec<Row> {
     let blocks = own.blocks.iter().filter(|block| !is_single(block));
+    // Behind the pod's own route of the same address.
+    let loans = own.loans.iter().map(|address| host_net(*address));
 
     blocks
         .map(|block| row(MAIN_TABLE, *block, RouteVia::Blackhole))
+        .chain(loans.map(|net| last(MAIN_TABLE, net, RouteVia::Blackhole)))
         .collect()
 }
 
@@ -69,12 +72,12 @@ pub(crate) fn of_guard(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
     {
         rows.push(fallback(TUNNEL_TABLE, *pool));
     }
-    for block in own.blocks.iter().filter(|net| covered(net)) {
-        rows.push(row(TUNNEL_TABLE, *block, RouteVia::Throw));
+    for net in own.nets().filter(covered) {
+        rows.push(row(TUNNEL_TABLE, net, RouteVia::Throw));
         rows.push(Row::Rule(RuleKey {
-            family: Family::of_net(block),
+            family: Family::of_net(&net),
             priority: source_priority(wish.rule_priority),
-            source: Some(*block),
+            source: Some(net),
             without_mark: None,
             table: SOURCE_TABLE,
         }));
@@ -83,11 +86,22 @@ pub(crate) fn of_guard(facts: &Facts, wish: &Wish, own: &Own) -> Vec<Row> {
     let inside = inside.filter(|net| covered(net) && pool::is_in_space(facts, net.addr()));
     rows.extend(
         inside
-            .filter(|net| !own.blocks.contains(net))
+            .filter(|net| own.nets().all(|own| own != *net))
             .map(|net| row(TUNNEL_TABLE, net, RouteVia::Throw)),
     );
 
     rows
+}
+
+/// Returns the rule by which packets of an address that is in no block find members' own addresses.
+pub(crate) fn from_lone_address(wish: &Wish, address: IpAddr) -> Row {
+    Row::Rule(RuleKey {
+        family: Family::of(address),
+        priority: source_priority(wish.rule_priority),
+        source: Some(host_net(address)),
+        without_mark: None,
+        table: SOURCE_TABLE,
+    })
 }
 
 /// Returns the fallback of a block that is guarded though its pool is disabled.
@@ -99,12 +113,11 @@ pub(crate) fn of_lone_block(block: IpNet) -> Row {
 /// subnet with it. It stands in any state, so that switching changes one table only.
 pub(crate) fn plain(facts: &Facts, member: &Member) -> Vec<Row> {
     member
-        .blocks
-        .iter()
-        .filter_map(|block| {
-            let gateway = member.gateway(Family::of_net(block))?;
+        .nets()
+        .filter_map(|net| {
+            let gateway = member.gateway(Family::of_net(&net))?;
             mtu::subnet_of(&facts.links, gateway)?;
-            Some(row(MAIN_TABLE, *block, RouteVia::Gateway(gateway)))
+            Some(row(MAIN_TABLE, net, RouteVia::Gateway(gateway)))
         })
         .collect()
 }
@@ -126,18 +139,22 @@ pub(crate) fn to_member(
         own.granted_address(family)
     };
     let mut rows = Vec::new();
-    for block in member
-        .blocks
-        .iter()
-        .filter(|block| Family::of_net(block) == family)
-    {
+    let of_family = |net: &IpNet| Family::of_net(net) == family;
+    // What was lent lies inside another node's block, maybe our own: it takes no other way than the borrower's.
+    let loans = member.loans.iter().map(|address| host_net(*address));
+    rows.extend(
+        loans
+            .filter(of_family)
+            .map(|net| fallback(TUNNEL_TABLE, net)),
+    );
+    for block in member.nets().filter(of_family) {
         match (pods, carrier) {
             (Sends::Tunnel, Some(carrier)) => {
                 let mtu = mtu::of_route(carrier.mtu, device_mtu);
                 let via = RouteVia::Device(carrier.device.clone());
-                rows.push(row_with(TUNNEL_TABLE, *block, via, source, mtu));
+                rows.push(row_with(TUNNEL_TABLE, block, via, source, mtu));
             }
-            (Sends::Plain, _) => rows.push(row(TUNNEL_TABLE, *block, RouteVia::Throw)),
+            (Sends::Plain, _) => rows.push(row(TUNNEL_TABLE, block, RouteVia::Throw)),
             (Sends::Tunnel | Sends::Nothing, _) => {}
         }
     }
@@ -235,12 +252,16 @@ fn row_with(
 }
 
 fn fallback(table: u32, destination: IpNet) -> Row {
+    last(table, destination, RouteVia::Unreachable)
+}
+
+/// Returns a route that loses to every other one to the same destination.
+fn last(table: u32, destination: IpNet, via: RouteVia) -> Row {
     let key = RouteKey {
         table,
         destination,
         metric: LAST_METRIC,
     };
-    let via = RouteVia::Unreachable;
 
     Row::Route(
         key,

@@ -38,7 +38,7 @@ pub(crate) enum TaskKey {
 /// What is to happen for a pod, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PodTask {
-    Assign(Family),
+    Assign,
     Publish,
     Answer,
     Release,
@@ -188,7 +188,7 @@ impl Tasks {
             return None;
         };
         let wait = match &result {
-            ActionResult::Done | ActionResult::Address(_) => {
+            ActionResult::Done | ActionResult::Addresses(_) => {
                 task.failures = 0;
                 task.refusal = None;
                 ECHO

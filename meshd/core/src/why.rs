@@ -348,6 +348,9 @@ mod tests {
                     netns: "/run/netns/x".into(),
                     addresses: vec![net("10.65.0.2/32")],
                     mtu: 1400,
+                    mac: None,
+                    forwards: false,
+                    limits: model::pod::Limits::default(),
                 },
             )]),
             allowed: BTreeMap::from([(

@@ -10,7 +10,7 @@ use model::{
 };
 use policy::compile::Options;
 
-use crate::fact::Facts;
+use crate::{fact::Facts, translation::Outgoing};
 
 /// What the configuration asks of this node.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,10 @@ pub(crate) struct Wish {
     pub(crate) keepalive: u16,
     /// Networks in which addresses may be claimed, preferred first.
     pub(crate) networks: Vec<IpNet>,
+    /// Whether pods are reached under floating addresses too (`floatingIPs`).
+    pub(crate) floating: bool,
+    /// How pods' packets that leave the mesh are translated.
+    pub(crate) outgoing: Outgoing,
     /// What policy follows.
     pub(crate) policy: Options,
     /// What an operator should know, by type.
@@ -72,6 +76,8 @@ impl Wish {
         let mode = facts.mesh.mode;
         let asked = carried(&settings, mode);
         let mut conditions = conditions(&settings, mode);
+        let (outgoing, unusable) = Outgoing::of(&settings);
+        conditions.extend(unusable.map(|text| ("OutgoingTranslation".to_owned(), text)));
         let doubtful = asked.is_empty() && switch_is_unreadable(&settings, facts);
         if doubtful {
             let text = "wireguardEnabled cannot be read; encryption stays as it was";
@@ -110,6 +116,8 @@ impl Wish {
             rule_priority: settings.wireguard_routing_rule_priority.value,
             keepalive: settings.wireguard_keep_alive_seconds.value,
             networks: facts.mesh.underlay_networks.clone(),
+            outgoing,
+            floating: settings.text("floatingIPs").as_deref() == Some("Enabled"),
             policy: Options {
                 tells_denied: facts.mesh.packet_log == PacketLog::Denied,
                 ..Options::of(&settings)

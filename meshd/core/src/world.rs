@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{
     Action, Event, InterfaceName, Kind, Moment, NodeName, Phase, Plan, PublicKey,
     action::NodePublication,
-    resource::mesh_configuration::EstablishedConnections,
+    resource::mesh_configuration::{EstablishedConnections, UnknownPods},
     status::{PeerStatus, Status},
 };
 
@@ -169,6 +169,11 @@ impl World {
     /// Returns what becomes of connections that policy allowed once and no longer does.
     pub fn established_connections(&self) -> EstablishedConnections {
         self.facts.mesh.established_connections
+    }
+
+    /// Returns what becomes of a container whose pod the store does not have.
+    pub fn unknown_pods(&self) -> UnknownPods {
+        self.facts.mesh.unknown_pods
     }
 
     /// Returns the next action that is due; call until there is none.
@@ -395,7 +400,7 @@ impl World {
             let former = self.ledger.owners(|owner| matches!(owner, Owner::Block(_)));
             let former = former.into_iter().filter_map(|owner| match owner {
                 Owner::Block(cidr) => Some(cidr),
-                Owner::Base | Owner::Node(_) | Owner::Pod(_) => None,
+                Owner::Base | Owner::Node(_) | Owner::Led | Owner::Pod(_) => None,
             });
             let blocks = former.chain(self.facts.blocks.keys().copied());
             for cidr in blocks.collect::<BTreeSet<_>>() {

@@ -29,3 +29,5 @@ mod pod;
 mod policy;
 #[path = "world/switch.rs"]
 mod switch;
+#[path = "world/way.rs"]
+mod way;

@@ -29,7 +29,7 @@ use meshd_core::why::Inquiry;
 use model::{
     ObjectKey, PodName,
     action::PodAnswer,
-    cni::{AttachmentKey, Survivors},
+    cni::{AttachmentKey, Failure, Survivors},
     event::PodRequest,
     status::{Held, PeerStatus, Status},
 };
@@ -39,7 +39,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{cni, question};
+use super::{
+    cni::{self, Examined, Known},
+    question,
+};
 
 /// Largest request body, in bytes.
 const BODY_MAX: usize = 8 * 1024 * 1024;
@@ -62,8 +65,10 @@ pub(crate) enum Ask {
     DeletePod(PodName, oneshot::Sender<Result<(), String>>),
     /// `POST /v1/cni/del`: the pod that an attachment made goes, if there is one.
     Detach(AttachmentKey, oneshot::Sender<Result<(), String>>),
-    /// `POST /v1/cni/check`: what was asked for then.
-    Attached(AttachmentKey, oneshot::Sender<Option<Box<PodRequest>>>),
+    /// `POST /v1/cni/add`: what the store says of a pod.
+    Identify(PodName, oneshot::Sender<Result<Box<Known>, Failure>>),
+    /// `POST /v1/cni/check`: what an attachment came to, and what the kernel has of it.
+    Examine(AttachmentKey, oneshot::Sender<Option<Box<Examined>>>),
     /// `POST /v1/cni/gc`: every pod of a network goes but those that the runtime still has.
     Collect(Survivors, oneshot::Sender<Result<(), String>>),
     /// A scrape of the metrics.

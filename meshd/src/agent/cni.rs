@@ -10,7 +10,12 @@
 //!
 //! Everything else is a [`Failure`] with its code.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+mod annotation;
+mod identity;
+mod quantity;
+mod request;
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use ::cni::{Tombstones, tombstone::Tombstone};
 use axum::{
@@ -21,33 +26,26 @@ use axum::{
     routing::post,
 };
 use model::{
-    PodName,
     action::PodAnswer,
     cni::{
         Address, Attached, Attachment, AttachmentKey, CniName, Code, Examination, Failure,
-        Interface, Route, Survivors, Wishes,
+        Interface, Route, Survivors,
     },
     constant::{POD_GATEWAY_V4, POD_GATEWAY_V6, WORKLOAD_MAC},
-    event::PodRequest,
 };
 use tokio::{
     sync::mpsc,
     time::{self, timeout},
 };
 
+pub(super) use self::identity::{Examined, Known};
 use super::api::{self, Ask};
 
 /// How long a pod's policy may take to be live where the configuration does not say.
 const POLICY: Duration = Duration::from_secs(30);
 
-/// How long a `CHECK` waits for the kernel.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// How often somebody looks for tombstones: the plugin leaves one while the agent is away, or too slow.
 const REPLAY: Duration = Duration::from_secs(5);
-
-/// Longest name of a pod that has only its container's id.
-const LABEL_MAX: usize = 63;
 
 type Asks = mpsc::Sender<Ask>;
 
@@ -128,14 +126,19 @@ async fn status(State(asks): State<Asks>, Json(_network): Json<CniName>) -> Resp
 
 /// A failed `ADD` leaves nothing behind: the runtime takes it for none.
 async fn attach(asks: &Asks, attachment: &Attachment) -> Result<Attached, Failure> {
-    let request = request(attachment)?;
+    let name = request::pod_name(attachment)?;
+    let known = api::ask(asks, |reply| Ask::Identify(name.clone(), reply))
+        .await
+        .ok_or_else(|| Failure::new(Code::TryLater, "the agent is going down"))??;
+    let request = request::request(attachment, name, &known)?;
+    let mac = request.wish.mac;
     let seconds = attachment.wishes.policy_seconds;
     let patience = seconds.map_or(POLICY, |seconds| Duration::from_secs(seconds.into()));
     let pod = request.pod.clone();
     let asked = api::ask(asks, |reply| Ask::AddPod(Box::new(request), reply));
     let failure = match timeout(patience, asked).await {
         Ok(answered) => match told(answered) {
-            Ok(pod) => return Ok(attached(attachment, &pod)),
+            Ok(pod) => return Ok(attached(attachment, &pod, mac)),
             Err(failure) => failure,
         },
         Err(_) => Failure::new(
@@ -155,34 +158,28 @@ async fn detach(asks: &Asks, key: AttachmentKey) -> Result<(), Failure> {
     told(api::ask(asks, |reply| Ask::Detach(key, reply)).await)
 }
 
-/// The pod is asked for again, which is answered once the kernel has all of it.
+/// The kernel is asked: what it has is compared with what it should have, and with what was answered then.
 async fn examine(asks: &Asks, examination: Examination) -> Result<(), Failure> {
     let key = examination.attachment.key.clone();
     let broken = |msg: String| Failure::new(Code::Broken, msg);
     let going = || Failure::new(Code::TryLater, "the agent is going down");
-    let request = api::ask(asks, |reply| Ask::Attached(key.clone(), reply))
+    let now = api::ask(asks, |reply| Ask::Examine(key.clone(), reply))
         .await
         .ok_or_else(going)?
         .ok_or_else(|| broken(format!("{key} is not attached")))?;
-    let pod = request.pod.clone();
-    let asked = api::ask(asks, |reply| Ask::AddPod(request, reply));
-    let now = timeout(PATIENCE, asked)
-        .await
-        .map_err(|_| broken(format!("{pod} is not whole in the kernel")))?;
-    let now = attached(&examination.attachment, &told(now)?);
-    let addresses = |attached: &Attached| -> Vec<IpAddr> {
-        let nets = attached.ips.iter().map(|ip| ip.address.addr());
-        nets.collect()
+    let then = examination.result.ips.iter().map(|ip| ip.address.addr());
+    let (then, has) = (then.collect::<BTreeSet<_>>(), now.hosts());
+    let mut differences = now.differences;
+    let changed = then.symmetric_difference(&has);
+    differences.extend(changed.map(|address| format!("{address} was answered then, or is new")));
+    let Some(first) = differences.first() else {
+        return Ok(());
     };
-    let (then, now) = (addresses(&examination.result), addresses(&now));
-    let gone = now.iter().filter(|address| !then.contains(address));
-    let new = then.iter().filter(|address| !now.contains(address));
-    match gone.chain(new).next() {
-        None => Ok(()),
-        Some(address) => Err(broken(format!(
-            "{pod} was answered {then:?} and has {now:?}: {address} differs"
-        ))),
-    }
+
+    Err(Failure {
+        details: differences.join("; "),
+        ..broken(format!("{}: {first}", now.pod))
+    })
 }
 
 /// What the loop of the agent answered.
@@ -201,88 +198,17 @@ fn answer<T: serde::Serialize>(answer: Result<T, Failure>) -> Response {
     }
 }
 
-fn request(attachment: &Attachment) -> Result<PodRequest, Failure> {
-    refuse_what_there_is_not(&attachment.wishes)?;
-    let netns = attachment
-        .netns
-        .clone()
-        .ok_or_else(|| Failure::new(Code::Environment, "CNI_NETNS is missing"))?;
-
-    Ok(PodRequest {
-        pod: pod_name(attachment)?,
-        network: attachment.network.clone(),
-        sandbox: attachment.key.container.as_str().to_owned(),
-        netns,
-        interface: attachment.key.interface.clone(),
-        labels: BTreeMap::new(),
-        service_account: None,
-        addresses: attachment.wishes.addresses.clone(),
-    })
-}
-
-/// A container of a runtime without pods is one of the namespace `default`, as with Calico.
-fn pod_name(attachment: &Attachment) -> Result<PodName, Failure> {
-    if let Some(pod) = &attachment.pod {
-        return Ok(pod.clone());
-    }
-    let id = attachment.key.container.as_str().to_lowercase();
-    let name = id.get(..LABEL_MAX).unwrap_or(&id);
-
-    PodName::parse(&format!("default/{name}")).map_err(|error| {
-        let msg = format!(
-            "the container's id names no pod ({error}); pass K8S_POD_NAMESPACE and K8S_POD_NAME"
-        );
-        Failure::new(Code::Environment, msg)
-    })
-}
-
-/// Wishes that the agent cannot fulfil are refused by the field that says them, never read over.
-fn refuse_what_there_is_not(wishes: &Wishes) -> Result<(), Failure> {
-    let asked = [
-        ("mtu", wishes.mtu.is_some()),
-        (
-            "ipam.assign_ipv4 and assign_ipv6",
-            !wishes.families.is_empty(),
-        ),
-        ("ipam.ipv4_pools and ipv6_pools", !wishes.pools.is_empty()),
-        ("runtimeConfig.mac", wishes.mac.is_some()),
-        (
-            "container_settings.allow_ip_forwarding",
-            wishes.allow_ip_forwarding,
-        ),
-        (
-            "feature_control.ip_addrs_no_ipam",
-            wishes.addresses_without_ipam,
-        ),
-        ("feature_control.floating_ips", wishes.floating_addresses),
-        ("runtimeConfig.portMappings", !wishes.ports.is_empty()),
-        ("runtimeConfig.bandwidth", wishes.bandwidth.is_some()),
-    ];
-    let unknown: Vec<&str> = asked
-        .into_iter()
-        .filter_map(|(field, is_asked)| is_asked.then_some(field))
-        .collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-
-    Err(Failure::new(
-        Code::UnsupportedField,
-        format!("this agent cannot do {}; leave it out", unknown.join(", ")),
-    ))
-}
-
-fn attached(attachment: &Attachment, pod: &PodAnswer) -> Attached {
-    let mac = WORKLOAD_MAC.map(|octet| format!("{octet:02x}")).join(":");
+fn attached(attachment: &Attachment, pod: &PodAnswer, mac: Option<[u8; 6]>) -> Attached {
+    let written = |mac: [u8; 6]| mac.map(|octet| format!("{octet:02x}")).join(":");
     let host = Interface {
         name: pod.host_interface.clone(),
-        mac,
+        mac: written(WORKLOAD_MAC),
         mtu: Some(pod.mtu),
         sandbox: String::new(),
     };
     let inside = Interface {
         name: attachment.key.interface.as_str().to_owned(),
-        mac: String::new(),
+        mac: mac.map(written).unwrap_or_default(),
         mtu: Some(pod.mtu),
         sandbox: attachment.netns.clone().unwrap_or_default(),
     };
@@ -306,52 +232,5 @@ fn attached(attachment: &Attachment, pod: &PodAnswer) -> Attached {
         interfaces: vec![host, inside],
         ips: ips.collect(),
         routes: routes.collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attachment(container: &str) -> Attachment {
-        Attachment {
-            key: AttachmentKey {
-                container: CniName::parse(container).unwrap(),
-                interface: "eth0".parse().unwrap(),
-            },
-            network: CniName::parse("mesh").unwrap(),
-            netns: Some("/run/netns/x".to_owned()),
-            pod: None,
-            pod_uid: None,
-            wishes: Wishes::default(),
-        }
-    }
-
-    #[test]
-    fn a_container_without_a_pod_is_one_of_the_default_namespace() {
-        let id = "C0FFEE".repeat(11);
-        let name = pod_name(&attachment(&id)).unwrap();
-
-        assert_eq!(name.namespace, "default");
-        assert_eq!(name.name, id.to_lowercase()[..63]);
-        let named = pod_name(&attachment("under_score"));
-        assert_eq!(named.unwrap_err().code, Code::Environment);
-    }
-
-    #[test]
-    fn a_wish_that_cannot_be_fulfilled_is_named() {
-        let mut asked = attachment("c0ffee");
-        asked.wishes.mtu = Some(1400);
-        asked.wishes.allow_ip_forwarding = true;
-
-        let failure = request(&asked).unwrap_err();
-
-        assert_eq!(failure.code, Code::UnsupportedField);
-        assert!(
-            failure
-                .msg
-                .contains("mtu, container_settings.allow_ip_forwarding"),
-            "{failure}"
-        );
     }
 }

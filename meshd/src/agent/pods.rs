@@ -190,6 +190,7 @@ mod tests {
             labels: BTreeMap::new(),
             service_account: None,
             addresses: Vec::new(),
+            wish: Box::default(),
         }
     }
 }

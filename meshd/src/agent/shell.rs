@@ -14,6 +14,7 @@ use model::{
     Action, ActionId, ActionKind, ActionResult, Event, Moment, NodeName, Object, ObjectKey, Pass,
     Plan, PodName, PublicKey, Resource,
     action::PodAnswer,
+    cni::{AttachmentKey, Failure},
     event::PodRequest,
     status::{Held, PeerStatus, Status},
 };
@@ -25,9 +26,11 @@ use tokio::{
 
 use super::{
     api::Ask,
+    cni::{Examined, Known},
     connection::Connections,
-    executor::{Executor, WallTime},
+    executor::Executor,
     held::HeldRevisions,
+    ipam::view::WATCHED_FOR_IPAM,
     metrics::{self, Counters},
     pods::PodFile,
     recording::Recorder,
@@ -130,7 +133,9 @@ impl Shell {
             .dataplane
             .events()
             .context("could not watch the kernel")?;
-        let mut store = self.client.watch_all(WATCHED);
+        let mut store = self
+            .client
+            .watch_all(&[WATCHED, &WATCHED_FOR_IPAM[..]].concat());
         let mut hello = tokio::time::interval(HELLO_INTERVAL);
         let (greetings, mut greeted) = mpsc::unbounded_channel();
 
@@ -185,14 +190,25 @@ impl Shell {
     ) -> anyhow::Result<()> {
         match event {
             StoreEvent::Applied(object) => {
+                self.executor.view().applied(&object);
                 self.held.applied(&object);
+                if WATCHED_FOR_IPAM.contains(&object.kind) {
+                    return Ok(());
+                }
                 self.tell(parsed(&object))
             }
             StoreEvent::Deleted(key) => {
+                self.executor.view().forget(&key);
                 self.held.deleted(&key);
+                if WATCHED_FOR_IPAM.contains(&key.kind) {
+                    return Ok(());
+                }
                 self.tell(Event::Deleted(key))
             }
-            StoreEvent::InSync(kind) => self.tell(Event::InSync(kind)),
+            StoreEvent::InSync(kind) => {
+                self.executor.view().completed(kind);
+                self.tell(Event::InSync(kind))
+            }
             StoreEvent::OutOfSync(kind) => self.tell(Event::OutOfSync(kind)),
             StoreEvent::Connected(connected) => {
                 if connected {
@@ -351,7 +367,7 @@ impl Shell {
 
         let (executor, results) = (self.executor.clone(), self.results.clone());
         tokio::spawn(async move {
-            let result = executor.execute(action.kind, WallTime::now()).await;
+            let result = executor.execute(action.kind).await;
             // The loop is gone only when the process ends.
             drop(results.send((action.id, result)));
         });
@@ -383,9 +399,8 @@ impl Shell {
                 self.release(pod)?;
                 drop(reply.send(Ok(())));
             }
-            Ask::Attached(key, reply) => {
-                drop(reply.send(self.pods.attached(&key).cloned().map(Box::new)));
-            }
+            Ask::Identify(pod, reply) => self.identify(pod, reply),
+            Ask::Examine(key, reply) => drop(reply.send(self.examine(&key).map(Box::new))),
             Ask::Collect(survivors, reply) => {
                 self.release(self.pods.left_over(&survivors))?;
                 drop(reply.send(Ok(())));
@@ -407,6 +422,36 @@ impl Shell {
             .push(reply);
 
         self.tell(Event::PodRequested(request))
+    }
+
+    /// Asks the store what a pod is, beside the loop.
+    fn identify(&self, pod: PodName, reply: oneshot::Sender<Result<Box<Known>, Failure>>) {
+        let (client, unknown) = (self.client.clone(), self.world.unknown_pods());
+        tokio::spawn(async move {
+            let known = Known::ask(&client, &pod, unknown).await;
+            // A client that went away does not want the answer any more.
+            drop(reply.send(known.map(Box::new)));
+        });
+    }
+
+    /// Compares an attachment with the kernel; `None` where there is none.
+    fn examine(&mut self, key: &AttachmentKey) -> Option<Examined> {
+        let pod = self.pods.attached(key)?.pod.clone();
+        let plan = self.world.plan();
+        let row = plan.pods.rows().get(&pod).cloned();
+        let differences = match &row {
+            None => vec![format!("{pod} has no addresses yet")],
+            Some(row) => {
+                let examined = block_in_place(|| self.dataplane.examine_pod(&pod, row));
+                examined.unwrap_or_else(|error| vec![format!("{:#}", anyhow::Error::new(error))])
+            }
+        };
+
+        Some(Examined {
+            pod,
+            addresses: row.map(|row| row.addresses).unwrap_or_default(),
+            differences,
+        })
     }
 
     /// Takes pods off the machine; returns once the kernel has let go of them.

@@ -67,7 +67,7 @@ pub struct Side {
     /// Ports, none of which it is.
     pub not_ports: Vec<PortMatch>,
     /// An endpoint of the service has the address, and, as a destination, the port and the protocol.
-    pub service: Option<ServiceRef>,
+    pub service: Option<Box<ServiceRef>>,
 }
 
 /// A service that a rule names.

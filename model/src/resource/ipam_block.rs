@@ -150,6 +150,18 @@ impl IpamBlock {
         })
     }
 
+    /// Returns the addresses that another node than the block's owner uses, and which, in order.
+    ///
+    /// The allocation's `node` is the record of the loan; in a block of nobody's, every holder has borrowed.
+    pub fn loans(&self) -> impl Iterator<Item = (IpAddr, NodeName)> {
+        self.allocations.iter().filter_map(|(ordinal, index)| {
+            let node = self.attributes.get(*index)?.node()?;
+            let is_lent = self.affinity.as_ref() != Some(&node);
+
+            is_lent.then_some((self.address(*ordinal)?, node))
+        })
+    }
+
     /// Returns the object that a store keeps.
     pub fn to_object(&self) -> Object {
         let key = ObjectKey::cluster(Kind::IPAMBlock, Self::object_name(self.cidr));
@@ -219,6 +231,13 @@ impl TryFrom<&Object> for IpamBlock {
             )?,
             affinity_claim_time: stored.affinity_claim_time,
         })
+    }
+}
+
+impl Attribute {
+    /// Returns the node that the address is used on; `None` where it does not say, or cools down.
+    pub fn node(&self) -> Option<NodeName> {
+        self.secondary.get("node")?.parse().ok()
     }
 }
 

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{FieldError, field};
-use crate::{Kind, Object, ObjectKey};
+use crate::{Kind, NodeName, Object, ObjectKey};
+
+/// Label that names the node whose handle it is.
+pub const NODE_LABEL: &str = "meshd.dev/node";
 
 /// How many addresses a handle holds in which block, so that a release need not look through all blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,9 @@ pub struct IpamHandle {
     pub blocks: BTreeMap<IpNet, u32>,
     /// Marked for deletion: read it as absent.
     pub deleted: bool,
+    /// The node whose it is (label `meshd.dev/node`, beside Calico's form); `None` for handles of Calico's.
+    #[serde(default)]
+    pub node: Option<NodeName>,
 }
 
 /// The form in which a store keeps a handle's `spec`.
@@ -37,7 +43,13 @@ impl IpamHandle {
             id: id.into(),
             blocks: BTreeMap::new(),
             deleted: false,
+            node: None,
         }
+    }
+
+    /// Returns the same handle as a node's.
+    pub fn of_node(self, node: Option<NodeName>) -> Self {
+        Self { node, ..self }
     }
 
     /// Returns the name of the object for a handle: Calico's, the handle in lower case.
@@ -63,7 +75,13 @@ impl IpamHandle {
             "deleted": self.deleted,
         });
 
-        Object::new(&key, spec)
+        let mut object = Object::new(&key, spec);
+        if let Some(node) = &self.node {
+            let label = (NODE_LABEL.to_owned(), node.to_string());
+            object.metadata.labels.extend([label]);
+        }
+
+        object
     }
 }
 
@@ -87,10 +105,14 @@ impl TryFrom<&Object> for IpamHandle {
             }
         }
 
+        let node = object.metadata.labels.get(NODE_LABEL);
+        let field = format!("metadata.labels[{NODE_LABEL}]");
+
         Ok(Self {
             id,
             blocks,
             deleted: stored.deleted.unwrap_or(false),
+            node: node.map(|node| field::node(node, &field)).transpose()?,
         })
     }
 }
@@ -116,6 +138,18 @@ mod tests {
 
         assert_eq!(handle.count(), 3);
         assert_eq!(handle.to_object(), object);
+    }
+
+    #[test]
+    fn a_handle_says_whose_it_is_beside_what_calico_knows() {
+        let node: NodeName = "n1".parse().unwrap();
+        let mut handle = IpamHandle::new("k8s-pod-network.c0ffee").of_node(Some(node));
+        handle.blocks.insert("10.65.4.0/26".parse().unwrap(), 1);
+
+        let object = handle.to_object();
+
+        assert_eq!(object.metadata.labels["meshd.dev/node"], "n1");
+        assert_eq!(IpamHandle::try_from(&object).unwrap(), handle);
     }
 
     #[test]

@@ -23,6 +23,19 @@ pub struct MeshConfiguration {
     /// Which packets are told to whoever listens.
     #[serde(default)]
     pub packet_log: PacketLog,
+    /// What becomes of a container whose pod the store does not have.
+    #[serde(default)]
+    pub unknown_pods: UnknownPods,
+}
+
+/// What becomes of a container whose pod the store does not have: nobody said what labels it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnknownPods {
+    /// It gets no interface.
+    #[default]
+    Refuse,
+    /// It is a pod without labels: what policy says of its whole namespace counts.
+    NamespaceOnly,
 }
 
 /// What happens to packets that have no usable tunnel.
@@ -86,6 +99,14 @@ struct Stored {
     #[serde(rename = "foreignFirewalls")]
     foreign_firewalls: Option<ForeignFirewalls>,
     policy: Option<StoredPolicy>,
+    cni: Option<StoredCni>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StoredCni {
+    #[serde(rename = "unknownPods")]
+    unknown_pods: Option<UnknownPods>,
 }
 
 #[derive(Default, Deserialize)]
@@ -134,6 +155,11 @@ impl TryFrom<&Object> for MeshConfiguration {
             foreign_firewalls: stored.foreign_firewalls.unwrap_or_default(),
             established_connections: policy.established_connections.unwrap_or_default(),
             packet_log: policy.packet_log.unwrap_or_default(),
+            unknown_pods: stored
+                .cni
+                .unwrap_or_default()
+                .unknown_pods
+                .unwrap_or_default(),
         })
     }
 }
@@ -158,6 +184,7 @@ mod tests {
             "underlay": {"networks": ["192.0.2.0/24", "2001:db8::/64"]},
             "foreignFirewalls": "Report",
             "policy": {"establishedConnections": "Keep", "packetLog": "Denied"},
+            "cni": {"unknownPods": "NamespaceOnly"},
         });
         assert_eq!(
             read(spec),
@@ -171,6 +198,7 @@ mod tests {
                 foreign_firewalls: ForeignFirewalls::Report,
                 established_connections: EstablishedConnections::Keep,
                 packet_log: PacketLog::Denied,
+                unknown_pods: UnknownPods::NamespaceOnly,
             })
         );
 

@@ -254,7 +254,7 @@ fn side(
         not_selector,
         ports: ports(stored.ports.as_deref(), &at("ports"), protocol)?,
         not_ports: ports(stored.not_ports.as_deref(), &at("notPorts"), protocol)?,
-        service,
+        service: service.map(Box::new),
     })
 }
 

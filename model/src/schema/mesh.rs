@@ -14,6 +14,13 @@ pub(super) const MESH_CONFIGURATION: &[Field] = &[
                     Field::optional("backend", Shape::Word(&["Auto", "Kernel", "Userspace"])),
                 ]),
             ),
+            Field::optional(
+                "cni",
+                Shape::Fields(&[Field::optional(
+                    "unknownPods",
+                    Shape::Word(&["Refuse", "NamespaceOnly"]),
+                )]),
+            ),
             Field::optional("foreignFirewalls", Shape::Word(&["Open", "Report"])),
             Field::optional(
                 "policy",

@@ -1,5 +1,7 @@
 //! Selectors made from selectors: how policies join what their fields say, on the expression and never on its text.
 
+use std::sync::Arc;
+
 use super::{Expression, Relation, Selector};
 
 /// The label that everything in a namespace carries.
@@ -19,29 +21,31 @@ pub const SERVICE_ACCOUNT_PREFIX: &str = "pcsa.";
 
 impl Selector {
     /// Returns the selector of an expression whose labels and values a text can hold.
-    pub(crate) const fn composed(expression: Expression) -> Self {
-        Self(expression)
+    pub(crate) fn composed(expression: Expression) -> Self {
+        Self(Arc::new(expression))
     }
 
     /// Returns the selector that selects what each of `parts` selects; no parts select everything.
     pub fn intersection(parts: impl IntoIterator<Item = Self>) -> Self {
         let mut parts: Vec<_> = parts
             .into_iter()
-            .map(|part| part.0)
-            .filter(|part| *part != Expression::All)
+            .filter(|part| *part.0 != Expression::All)
             .collect();
 
         match parts.len() {
             0 => Self::all(),
-            1 => Self(parts.remove(0)),
-            _ => Self(Expression::And(parts)),
+            1 => parts.remove(0),
+            _ => {
+                let parts = parts.into_iter().map(|part| Arc::unwrap_or_clone(part.0));
+                Self::composed(Expression::And(parts.collect()))
+            }
         }
     }
 
     /// Returns the selector that selects all that this one does not.
     #[must_use]
     pub fn complement(self) -> Self {
-        Self(negation(self.0))
+        Self::composed(negation(Arc::unwrap_or_clone(self.0)))
     }
 
     /// Returns the selector of whatever is in the namespace.
@@ -58,7 +62,7 @@ impl Selector {
     pub fn service_accounts(names: &[String]) -> Self {
         let names = names.iter().cloned().collect();
 
-        Self(Expression::In(SERVICE_ACCOUNT_LABEL.to_owned(), names))
+        Self::composed(Expression::In(SERVICE_ACCOUNT_LABEL.to_owned(), names))
     }
 
     /// Returns the selector of what is in the namespaces that this one selects by their labels.
@@ -67,19 +71,19 @@ impl Selector {
     /// precisely those.
     #[must_use]
     pub fn of_namespaces(&self) -> Self {
-        Self(inherited(&self.0, NAMESPACE_PREFIX, Some(NAMESPACE_LABEL)))
+        Self::composed(inherited(&self.0, NAMESPACE_PREFIX, Some(NAMESPACE_LABEL)))
     }
 
     /// Returns the selector of pods that run as the service accounts that this one selects by their labels.
     #[must_use]
     pub fn of_service_accounts(&self) -> Self {
-        Self(inherited(&self.0, SERVICE_ACCOUNT_PREFIX, None))
+        Self::composed(inherited(&self.0, SERVICE_ACCOUNT_PREFIX, None))
     }
 
     /// As [`of_service_accounts`](Self::of_service_accounts), where `all()` means whoever has a service account.
     #[must_use]
     pub fn of_any_service_account(&self) -> Self {
-        Self(inherited(
+        Self::composed(inherited(
             &self.0,
             SERVICE_ACCOUNT_PREFIX,
             Some(SERVICE_ACCOUNT_LABEL),
@@ -87,7 +91,7 @@ impl Selector {
     }
 
     fn labelled(label: &str, value: &str) -> Self {
-        Self(Expression::Compare {
+        Self::composed(Expression::Compare {
             label: label.to_owned(),
             relation: Relation::Equal,
             value: value.to_owned(),

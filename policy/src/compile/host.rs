@@ -3,7 +3,7 @@
 //! ```text
 //! prerouting  -299 host_untracked_in    doNotTrack
 //!             -150 host_before_nat      preDNAT
-//! forward       -4 host_forward_in      applyOnForward, before the pods' policy
+//! forward       -4 host_forward_in      applyOnForward, before the policy of a pod that is to get it
 //!               -1 host_forward_out     applyOnForward, behind it
 //! input         -1 host_in              normal policy, failsafe ports first
 //! output      -300 host_untracked_out   doNotTrack

@@ -6,6 +6,9 @@
 //!
 //! The kernel's rules hold where all their conditions hold. What a policy says with "or" inside one criterion is a
 //! set; only a number *or* a name of a port needs two rules.
+//!
+//! No rule is written for a family of which nobody is there whom it asks for: its set would be empty for as long. A
+//! rule that speaks of who it must *not* be is written for both.
 
 use std::collections::BTreeSet;
 
@@ -18,6 +21,7 @@ use model::{
 
 use super::{
     Refusal,
+    family::Families,
     set::{Meaning, Naming, merged},
 };
 
@@ -27,21 +31,33 @@ type Conditions = Vec<Match>;
 /// Protocols that have ports.
 const WITH_PORTS: [Protocol; 3] = [Protocol::TCP, Protocol::UDP, Protocol::SCTP];
 
-/// Returns the alternatives under which a rule matches; none where no packet can.
-pub(super) fn alternatives(rule: &Rule, sets: &mut Naming<'_>) -> Result<Vec<Conditions>, Refusal> {
+/// Returns the alternatives under which a rule matches; none where no packet can. `known` are the families of which
+/// anybody is there.
+pub(super) fn alternatives(
+    rule: &Rule,
+    known: Families,
+    sets: &mut Naming<'_>,
+) -> Result<Vec<Conditions>, Refusal> {
     if rule.http && rule.action == Action::Allow {
         return Ok(Vec::new());
     }
     let transport = transport(rule)?;
     let mut found = Vec::new();
-    for family in families(rule) {
+    for family in families(rule, known) {
         let mut head = Vec::new();
         if let Some(family) = family {
             head.push(Match::Family(family));
         }
         head.extend(transport.iter().cloned());
-        let sources = side(rule, &rule.source, End::Source, family, sets)?;
-        let destinations = side(rule, &rule.destination, End::Destination, family, sets)?;
+        let sources = side(rule, &rule.source, End::Source, family, known, sets)?;
+        let destinations = side(
+            rule,
+            &rule.destination,
+            End::Destination,
+            family,
+            known,
+            sets,
+        )?;
         for source in &sources {
             for destination in &destinations {
                 found.push([&head[..], source, destination].concat());
@@ -53,19 +69,40 @@ pub(super) fn alternatives(rule: &Rule, sets: &mut Naming<'_>) -> Result<Vec<Con
 }
 
 /// Returns the families for which a rule is written: one rule for both where it speaks of no address.
-fn families(rule: &Rule) -> Vec<Option<Family>> {
+fn families(rule: &Rule, known: Families) -> Vec<Option<Family>> {
     let said = rule.family;
     let implied = rule.protocol.and_then(Protocol::family);
     let wanted: Vec<Family> = Family::BOTH
         .into_iter()
         .filter(|family| said.is_none_or(|said| said == *family))
         .filter(|family| implied.is_none_or(|implied| implied == *family))
+        .filter(|family| is_possible(rule, *family, known))
         .collect();
     if wanted.len() == Family::BOTH.len() && !is_about_addresses(rule) {
         return vec![None];
     }
 
     wanted.into_iter().map(Some).collect()
+}
+
+/// Returns whether a packet of a family can be what a rule says of addresses. Networks that are named, or excepted,
+/// are of the families that a rule is about.
+fn is_possible(rule: &Rule, family: Family, known: Families) -> bool {
+    let serves = rule.destination.service.is_some();
+    let is_of = |net: &IpNet| Family::of_net(net) == family;
+    let mut sides = [&rule.source, &rule.destination].into_iter();
+
+    !(serves && has_no_ports(rule))
+        && sides.all(|side| {
+            let asks = side.selector.is_some() || side.service.is_some();
+            let speaks = |nets: &[IpNet]| nets.is_empty() || nets.iter().any(is_of);
+            let mut excepted = side.not_nets.iter().filter(|net| is_of(net));
+
+            (known.has(family) || !asks)
+                && speaks(&side.nets)
+                && speaks(&side.not_nets)
+                && !excepted.any(|net| net.prefix_len() == 0)
+        })
 }
 
 fn is_about_addresses(rule: &Rule) -> bool {
@@ -83,7 +120,7 @@ fn is_about_addresses(rule: &Rule) -> bool {
     })
 }
 
-/// Returns what a rule says of protocol and ICMP.
+/// Returns what a rule says of protocol and ICMP, if it says of ICMP and of ports what can be said.
 fn transport(rule: &Rule) -> Result<Conditions, Refusal> {
     let mut conditions = Vec::new();
     if let Some(protocol) = rule.protocol {
@@ -95,6 +132,14 @@ fn transport(rule: &Rule) -> Result<Conditions, Refusal> {
     let speaks_of_icmp = rule.icmp.is_some() || rule.not_icmp.is_some();
     if speaks_of_icmp && rule.protocol.and_then(Protocol::family).is_none() {
         return Err(Refusal::IcmpWithoutProtocol);
+    }
+    let mut sides = [&rule.source, &rule.destination].into_iter();
+    let speaks_of_numbers = sides.any(|side| {
+        let mut ports = side.ports.iter().chain(&side.not_ports);
+        ports.any(|port| matches!(port, PortMatch::Range(..)))
+    });
+    if speaks_of_numbers && !rule.protocol.is_some_and(Protocol::has_ports) {
+        return Err(Refusal::PortWithoutProtocol);
     }
     let icmp = [(Sense::Is, rule.icmp), (Sense::Not, rule.not_icmp)];
     for (sense, icmp) in icmp {
@@ -110,15 +155,13 @@ fn side(
     side: &Side,
     end: End,
     family: Option<Family>,
+    known: Families,
     sets: &mut Naming<'_>,
 ) -> Result<Vec<Conditions>, Refusal> {
-    let mut both = Vec::new();
-    if let Some(family) = family {
-        let Some(conditions) = addresses(rule, side, end, family, sets)? else {
-            return Ok(Vec::new());
-        };
-        both = conditions;
-    }
+    let both = match family {
+        Some(family) => addresses(side, end, family, sets)?,
+        None => Conditions::new(),
+    };
     let selected = match (&side.selector, family) {
         (Some(selector), Some(family)) => {
             vec![on_set(
@@ -130,7 +173,8 @@ fn side(
         }
         (Some(_) | None, Some(_) | None) => Vec::new(),
     };
-    let positive = ports(rule, side, end, family, selected, sets)?;
+    let named = family.filter(|family| known.has(*family));
+    let positive = ports(rule, side, end, named, selected, sets)?;
     let negative = not_ports(rule, side, end, family, sets)?;
 
     let mut found = Vec::new();
@@ -143,14 +187,13 @@ fn side(
     Ok(found)
 }
 
-/// Returns what a side says of addresses, but for its selector; `None` where nothing of the family can match.
+/// Returns what a side says of addresses of a family in which it is possible, but for its selector.
 fn addresses(
-    rule: &Rule,
     side: &Side,
     end: End,
     family: Family,
     sets: &mut Naming<'_>,
-) -> Result<Option<Conditions>, Refusal> {
+) -> Result<Conditions, Refusal> {
     let mut conditions = Vec::new();
     for (sense, nets) in [(Sense::Is, &side.nets), (Sense::Not, &side.not_nets)] {
         if nets.is_empty() {
@@ -161,10 +204,6 @@ fn addresses(
             .copied()
             .filter(|net| Family::of_net(net) == family)
             .collect();
-        let excludes_all = sense == Sense::Not && ours.iter().any(|net| net.prefix_len() == 0);
-        if ours.is_empty() || excludes_all {
-            return Ok(None);
-        }
         conditions.push(match *ours {
             [net] => on_net(end, sense, net.trunc()),
             _ => {
@@ -178,26 +217,23 @@ fn addresses(
         conditions.push(on_set(end, Sense::Not, family, set));
     }
     if let Some(service) = &side.service {
-        if end == End::Destination && has_no_ports(rule) {
-            return Ok(None);
-        }
         conditions.push(match end {
             End::Source => {
-                let set = sets(Meaning::Answering(service.clone(), family))?;
+                let set = sets(Meaning::Answering(service.as_ref().clone(), family))?;
                 on_set(end, Sense::Is, family, set)
             }
             End::Destination => {
-                let set = sets(Meaning::Serving(service.clone(), family))?;
+                let set = sets(Meaning::Serving(service.as_ref().clone(), family))?;
                 Match::AddressPort(end, Sense::Is, family, set.into())
             }
         });
     }
 
-    Ok(Some(conditions))
+    Ok(conditions)
 }
 
 /// Returns the alternatives of a side's ports: numbers, beside the selector, and names, which have the selector in
-/// them.
+/// them; none of names where there is no `family` in which anybody could have them.
 fn ports(
     rule: &Rule,
     side: &Side,
@@ -209,7 +245,7 @@ fn ports(
     if side.ports.is_empty() {
         return Ok(vec![selected]);
     }
-    let number = numbers(rule, &side.ports, end, Sense::Is, sets)?;
+    let number = numbers(&side.ports, end, Sense::Is, sets)?;
     if has_no_ports(rule) {
         return Ok(Vec::new());
     }
@@ -232,7 +268,7 @@ fn not_ports(
     family: Option<Family>,
     sets: &mut Naming<'_>,
 ) -> Result<Vec<Conditions>, Refusal> {
-    let number = numbers(rule, &side.not_ports, end, Sense::Not, sets)?;
+    let number = numbers(&side.not_ports, end, Sense::Not, sets)?;
     let number: Conditions = number.into_iter().collect();
     if has_no_ports(rule) {
         return Ok(vec![number]);
@@ -257,7 +293,6 @@ fn has_no_ports(rule: &Rule) -> bool {
 
 /// Returns the condition on ports that are given as numbers, if there are any.
 fn numbers(
-    rule: &Rule,
     ports: &[PortMatch],
     end: End,
     sense: Sense,
@@ -266,9 +301,6 @@ fn numbers(
     let ranges = joined(ports);
     if ranges.is_empty() {
         return Ok(None);
-    }
-    if !rule.protocol.is_some_and(Protocol::has_ports) {
-        return Err(Refusal::PortWithoutProtocol);
     }
 
     Ok(Some(match *ranges {

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 
 use model::{
-    Kind, ObjectKey,
+    Family, Kind, ObjectKey,
     nft::{Element, Rule as Row, Sense, SetKey},
-    policy::{Action, Directions, Policy, PortMatch, Protocol, Rule, Side, Stage, TierAction},
+    policy::{
+        Action, Directions, Policy, PortMatch, Protocol, Rule, ServiceRef, Side, Stage, TierAction,
+    },
 };
 
 use super::*;
-use crate::compiler::{Change, Row as Line};
+use crate::{
+    cluster::Backend,
+    compiler::{Change, Row as Line},
+};
 
 #[test]
 fn endpoints_with_the_same_policies_share_a_chain() {
@@ -74,6 +79,7 @@ fn a_group_is_called_after_the_least_of_its_interfaces() {
 fn a_pod_more_is_elements_and_nothing_else() {
     let mut scene = scene([allow("web", "app == 'web'")]);
     scene.policies[0].ingress[0].source.selector = Some("app == 'web'".parse().unwrap());
+    scene.members.push(member("web", "10.65.0.1/32"));
     let before = compile(&scene).rows;
 
     scene.workloads.push(pod("cali9", "web"));
@@ -83,15 +89,15 @@ fn a_pod_more_is_elements_and_nothing_else() {
     assert_eq!(before.chains, after.chains);
     assert_eq!(before.sets, after.sets);
     let more: Vec<_> = after.elements.difference(&before.elements).collect();
-    // Two maps for what it sends (forward, input), one for what it gets, and the selector's set.
-    assert_eq!(more.len(), 4, "{more:?}");
+    // A map for what it sends, one for what it gets, and the selector's set.
+    assert_eq!(more.len(), 3, "{more:?}");
 }
 
 #[test]
 fn a_pod_that_is_in_no_map_is_closed() {
     let rows = compile(&scene([allow("web", "all()")])).rows;
 
-    for base in ["from_pod", "to_pod", "from_pod_to_host"] {
+    for base in ["from_pod", "to_pod"] {
         let [.., lookup, last] = &rows.chains[&verdict::key(base)].rules[..] else {
             panic!("{base} is too short");
         };
@@ -284,6 +290,111 @@ fn a_negated_port_is_looked_at_once_and_negated() {
     let rules = &rows.chains[&verdict::key("policy_in/NetworkPolicy/shop/web")].rules;
     let port = Match::Port(model::nft::End::Destination, Sense::Not, 80, 91);
     assert_eq!(rules[0].matches, [Match::Protocol(Sense::Is, 6), port]);
+}
+
+#[test]
+fn a_rule_that_asks_for_somebody_is_written_for_the_families_that_anybody_has() {
+    let mut scene = scene([allow("web", "all()")]);
+    scene.policies[0].ingress[0].source.selector = Some("app == 'web'".parse().unwrap());
+    assert_eq!(families(&scene), []);
+    assert_eq!(asked(&scene), [""; 0]);
+
+    // Whoever it is: the set that is asked may be empty still.
+    scene.members = vec![member("db", "10.65.0.2/32")];
+    assert_eq!(families(&scene), [Family::V4]);
+    assert_eq!(asked(&scene), ["selected4"]);
+    scene.members.push(member("db", "2001:db8::/32"));
+    assert_eq!(families(&scene), Family::BOTH);
+    assert_eq!(asked(&scene), ["selected4", "selected6"]);
+    scene.members.remove(0);
+    assert_eq!(families(&scene), [Family::V6]);
+    assert_eq!(asked(&scene), ["selected6"]);
+}
+
+#[test]
+fn who_answers_for_a_service_has_a_family_too() {
+    let mut scene = scene([allow("web", "all()")]);
+    let web = ServiceRef {
+        namespace: "shop".into(),
+        name: "web".into(),
+    };
+    scene.policies[0].ingress[0].source.service = Some(Box::new(web.clone()));
+    assert_eq!(families(&scene), []);
+
+    let backend = Backend {
+        address: "2001:db8::2".parse().unwrap(),
+        protocol: Protocol::TCP,
+        port: 80,
+        service_port: 80,
+    };
+    scene.services.insert(web, vec![backend]);
+
+    assert_eq!(families(&scene), [Family::V6]);
+}
+
+#[test]
+fn a_named_port_is_asked_for_where_anybody_could_have_it_and_a_number_in_both_families() {
+    let mut scene = scene([allow("web", "all()")]);
+    let rule = &mut scene.policies[0].ingress[0];
+    rule.protocol = Some(Protocol::TCP);
+    rule.destination.ports = vec![PortMatch::single(80), PortMatch::Named("http".into())];
+    scene.members = vec![member("db", "10.65.0.2/32")];
+
+    let [v4, v6] = Family::BOTH.map(|family| {
+        let mut families = families(&scene);
+        families.retain(|each| *each == family);
+        families.len()
+    });
+
+    assert_eq!((v4, v6), (2, 1));
+    assert_eq!(asked(&scene), ["named4"]);
+}
+
+#[test]
+fn who_must_not_be_meant_is_excepted_in_both_families() {
+    let mut scene = scene([allow("web", "all()")]);
+    scene.policies[0].ingress[0].source.not_selector = Some("app == 'db'".parse().unwrap());
+
+    assert_eq!(families(&scene), Family::BOTH);
+    assert_eq!(asked(&scene), ["selected4", "selected6"]);
+}
+
+#[test]
+fn what_cannot_be_compiled_denies_also_where_nobody_is_there_whom_it_asks_for() {
+    let mut scene = scene([allow("bad", "all()")]);
+    scene.policies[0].ingress[0].destination.ports = vec![PortMatch::single(80)];
+    scene.policies[0].ingress[0].source.selector = Some("app == 'db'".parse().unwrap());
+
+    let refused = compile(&scene).refused;
+
+    let bad = BTreeMap::from([(key("bad"), Refusal::PortWithoutProtocol)]);
+    assert_eq!(refused, bad);
+}
+
+/// The family of each rule of the scene's first policy.
+fn families(scene: &Scene) -> Vec<Family> {
+    let name = Author::Policy(&scene.policies[0]).chain(Direction::Ingress);
+    let rows = compile(scene).rows;
+    let rules = rows.chains[&verdict::key(&name)].rules.iter();
+
+    rules
+        .map(|rule| {
+            let Match::Family(family) = rule.matches[0] else {
+                panic!("{rule:?}");
+            };
+
+            family
+        })
+        .collect()
+}
+
+/// What the sets that rules speak of stand for.
+fn asked(scene: &Scene) -> Vec<String> {
+    let sets = compile(scene).rows.sets.into_iter();
+    let sets = sets.filter(|(_, kind)| *kind != SetKind::InterfaceVerdicts);
+
+    sets.map(|(key, _)| key.name.split('_').next().unwrap().to_owned())
+        .collect()
 }
 
 fn scene(policies: impl IntoIterator<Item = Policy>) -> Scene {

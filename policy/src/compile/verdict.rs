@@ -10,7 +10,9 @@ use model::{
 };
 
 use super::{
-    Options, Refusal, Scene, name,
+    Options, Refusal, Scene,
+    family::Families,
+    name,
     rule::alternatives,
     set::{Naming, Sets},
 };
@@ -28,6 +30,7 @@ const EGRESS_LOG: u16 = 2;
 /// The chains of policies and profiles that have been asked for.
 pub(super) struct Verdicts<'a> {
     scene: &'a Scene,
+    known: Families,
     sets: Sets<'a>,
     /// By name, each once.
     chains: BTreeMap<String, Vec<Rule>>,
@@ -45,6 +48,8 @@ struct Writing<'a> {
     allow: Allow,
     /// What `Pass` is.
     pass: Pass,
+    /// The families of which anybody is there.
+    known: Families,
     options: &'a Options,
 }
 
@@ -94,10 +99,12 @@ impl<'a> Author<'a> {
         }
     }
 
-    /// Returns the rules of its chain; what cannot be compiled denies, and says why.
+    /// Returns the rules of its chain, where of the families `known` anybody is there; what cannot be compiled denies,
+    /// and says why.
     pub(crate) fn write(
         self,
         direction: Direction,
+        known: Families,
         options: &Options,
         sets: &mut Naming<'_>,
     ) -> (Vec<Rule>, Option<Refusal>) {
@@ -113,6 +120,7 @@ impl<'a> Author<'a> {
                 Self::Policy(_) => Pass::Mark,
                 Self::Profile(_) => Pass::Return,
             },
+            known,
             options,
         };
         match writing.rules(self.rules(direction), sets) {
@@ -144,9 +152,10 @@ impl<'a> Author<'a> {
 }
 
 impl<'a> Verdicts<'a> {
-    pub(super) const fn new(scene: &'a Scene) -> Self {
+    pub(super) fn new(scene: &'a Scene) -> Self {
         Self {
             scene,
+            known: Families::of(scene),
             sets: Sets::new(scene),
             chains: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -161,7 +170,7 @@ impl<'a> Verdicts<'a> {
         }
         let options = &self.scene.options;
         let mut naming = |meaning| self.sets.name(meaning);
-        let (rules, refusal) = author.write(direction, options, &mut naming);
+        let (rules, refusal) = author.write(direction, self.known, options, &mut naming);
         if let Some(refusal) = refusal {
             let known = self.refused.entry(author.key());
             known
@@ -219,7 +228,7 @@ impl Writing<'_> {
         for rule in rules {
             let place = format!("{} {}", name::long_word(self.direction), rule.index);
             let comment = name::comment(self.object, &place);
-            for conditions in alternatives(rule, sets)? {
+            for conditions in alternatives(rule, self.known, sets)? {
                 found.extend(self.outcome(rule.action, conditions, &comment));
             }
             if found.len() > most {

@@ -1,18 +1,25 @@
 //! Pods: what they send and what they get.
 //!
 //! ```text
-//! forward   -3 from_pod          the sender's egress policy
-//!           -2 to_pod            the receiver's ingress policy
-//! input     -3 from_pod_to_host  the sender's egress policy
-//!           -2 pod_to_host       then a setting
-//! output    -3 host_to_pod       answers on a connection that was revoked
+//! prerouting 1000 from_pod     the sender's egress policy, wherever the packet goes
+//! forward      -2 to_pod       the receiver's ingress policy
+//! input        -2 pod_to_host  a setting
+//! output       -3 host_to_pod  answers on a connection that was revoked
 //! ```
+//!
+//! What a pod sends is asked about once, when others have done to it what they do before it is routed: its destination
+//! is the translated one. From there a packet goes where routing sends it, to the host or elsewhere, as it is; what
+//! would be sent on by its own words (source routes) is dropped. Asked in the input hook and again in the forward hook,
+//! the same chains would be checked twice by the kernel at every change.
 //!
 //! What a host sends to its own pods is never asked about otherwise, as in Calico.
 
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
 use model::{
     Family,
-    nft::{End, HookPoint, Match, Rule, Sense, Statement},
+    nft::{Detour, End, HookPoint, Match, Rule, Sense, Statement},
     policy::{Direction, Protocol},
 };
 
@@ -23,7 +30,9 @@ use super::{
     verdict,
 };
 
-/// Priorities of the base chains: in front of the filters of others (`NF_IP_PRI_FILTER` is 0).
+/// Behind all that others do in front of routing, destination NAT (`NF_IP_PRI_NAT_DST` is -100) and plain rewriting.
+const LAST: i32 = 1000;
+/// In front of the filters of others (`NF_IP_PRI_FILTER` is 0).
 const FIRST: i32 = -3;
 const SECOND: i32 = -2;
 
@@ -31,9 +40,17 @@ const SECOND: i32 = -2;
 /// its own node whatever policy says, as in Calico.
 const DISCOVERY: [u8; 6] = [130, 131, 132, 133, 135, 136];
 
-/// The maps of what pods send: two hooks, the same answers.
-pub(crate) const EGRESS_MAPS: [&str; 2] =
-    ["from_pod_by_interface", "from_pod_to_host_by_interface"];
+/// The groups that IPv6 packets are sent to (RFC 4291, section 2.7).
+const GROUPS: IpNet = IpNet::V6(Ipv6Net::new_assert(
+    Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
+    8,
+));
+
+/// The chain of what a pod asks to find its neighbours.
+const NEIGHBOURS: &str = "find_neighbours";
+
+/// The map of what pods send.
+pub(crate) const EGRESS_MAP: &str = "from_pod_by_interface";
 
 /// What the names of pods' groups begin with.
 pub(crate) const GROUP: &str = "group";
@@ -51,11 +68,13 @@ pub(crate) const fn question(direction: Direction) -> Question {
 
 /// Writes the chains of the node's pods.
 pub(crate) fn write(options: &Options, egress: Entries, ingress: Entries, rows: &mut Ruleset) {
-    Base::new("from_pod", HookPoint::Forward, FIRST)
+    Base::new("from_pod", HookPoint::Prerouting, LAST)
         .established()
         .rule(vec![from_pod(Sense::Not)], Statement::Accept, "not a pod's")
+        .rules(discovery())
+        .rules(detours(options))
         .rules(refused(Direction::Egress, options))
-        .by_input(egress.clone(), rows)
+        .by_input(egress, rows)
         .counted(Vec::new(), Statement::Drop, "a pod without policy yet")
         .write(rows);
     Base::new("to_pod", HookPoint::Forward, SECOND)
@@ -66,26 +85,20 @@ pub(crate) fn write(options: &Options, egress: Entries, ingress: Entries, rows: 
         .counted(Vec::new(), Statement::Drop, "a pod without policy yet")
         .write(rows);
 
-    Base::new("from_pod_to_host", HookPoint::Input, FIRST)
-        .established()
-        .rule(vec![from_pod(Sense::Not)], Statement::Accept, "not a pod's")
-        .rules(discovery())
-        .rules(refused(Direction::Egress, options))
-        .by_input(egress, rows)
-        .counted(Vec::new(), Statement::Drop, "a pod without policy yet")
-        .write(rows);
     let then = Base::new("pod_to_host", HookPoint::Input, SECOND)
         .established()
-        .rules(discovery());
+        .rule(vec![from_pod(Sense::Not)], Statement::Accept, "not a pod's")
+        .rules([find_neighbours(Vec::new())]);
     let then = match options.endpoint_to_host {
         EndpointToHost::Pass => then,
         EndpointToHost::Drop => then.counted(
-            vec![from_pod(Sense::Is)],
+            Vec::new(),
             Statement::Drop,
             "defaultEndpointToHostAction: Drop",
         ),
     };
     then.write(rows);
+    neighbours().write(rows);
 
     Base::new("host_to_pod", HookPoint::Output, FIRST)
         .counted(
@@ -126,18 +139,56 @@ fn refused(direction: Direction, options: &Options) -> Vec<Rule> {
     rules
 }
 
-fn discovery() -> Vec<Rule> {
+/// Returns the rules that let a pod find its neighbours: what stays on this node, whoever of it is asked. Such messages
+/// are not forwarded; one that would be is a packet like any other.
+fn discovery() -> [Rule; 2] {
+    let to_all = Match::DestinationNet(Sense::Is, GROUPS);
+
+    [Match::DestinationLocal, to_all].map(|destination| find_neighbours(vec![destination]))
+}
+
+fn find_neighbours(more: Vec<Match>) -> Rule {
+    let mut matches = vec![
+        Match::Family(Family::V6),
+        Match::Protocol(Sense::Is, Protocol::ICMPV6.0),
+    ];
+    matches.extend(more);
+
+    verdict::plain(
+        matches,
+        Statement::Jump(NEIGHBOURS.into()),
+        "a pod finds its neighbours",
+    )
+}
+
+/// Begins the chain that knows what a pod finds its neighbours by.
+fn neighbours() -> Base {
     DISCOVERY
         .into_iter()
-        .map(|kind| {
+        .fold(Base::without_hook(NEIGHBOURS), |chain, kind| {
             let matches = vec![
-                from_pod(Sense::Is),
                 Match::Family(Family::V6),
                 Match::Protocol(Sense::Is, Protocol::ICMPV6.0),
                 Match::Icmp(Sense::Is, kind, None),
             ];
 
-            verdict::plain(matches, Statement::Accept, "a pod finds its neighbours")
+            chain.rule(matches, Statement::Accept, "a pod finds its neighbours")
         })
-        .collect()
+}
+
+/// Returns the rules that drop what this node would send on to another destination than policy sees. Kernels do that
+/// only where they are told to (`accept_source_route`, `seg6_enabled`).
+fn detours(options: &Options) -> impl Iterator<Item = Rule> {
+    Detour::ALL.into_iter().map(|detour| {
+        let matches = vec![
+            Match::Detour(detour),
+            Match::DestinationElsewhere(Sense::Not),
+        ];
+        let comment = "sent on by its own words".to_owned();
+
+        Rule {
+            matches,
+            ..verdict::denial(options, Direction::Egress, comment)
+        }
+    })
 }

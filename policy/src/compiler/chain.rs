@@ -17,7 +17,9 @@ use super::{
     slab::Slab,
 };
 use crate::compile::{
-    Options, Ruleset, spoken_of,
+    Options, Ruleset,
+    family::Families,
+    spoken_of,
     verdict::{Admission, Author, key},
 };
 
@@ -55,6 +57,8 @@ struct Authored {
 pub(super) struct Sources<'a> {
     pub(super) book: &'a Book,
     pub(super) options: &'a Options,
+    /// The families of which anybody is there.
+    pub(super) known: Families,
     pub(super) services: &'a Services,
     pub(super) population: &'a mut Population,
     pub(super) sets: &'a mut Sets,
@@ -153,7 +157,8 @@ impl Chains {
             }
             name
         };
-        let (rules, refusal) = author.write(chain.direction, sources.options, &mut naming);
+        let (rules, refusal) =
+            author.write(chain.direction, sources.known, sources.options, &mut naming);
         self.effort += rules.len() as u64;
         let spoken = rules.iter().flat_map(spoken_of);
         let spoken = spoken

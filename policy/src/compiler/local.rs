@@ -27,7 +27,7 @@ use crate::{
         host,
         set::key,
         verdict::Author,
-        workload::{self, EGRESS_MAPS, INGRESS_MAP},
+        workload::{self, EGRESS_MAP, INGRESS_MAP},
     },
 };
 
@@ -85,7 +85,7 @@ pub(super) struct Claim {
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 /// The maps that know interfaces, and for which of a door's groups.
-const PLACES: [(&str, usize); 3] = [(EGRESS_MAPS[0], 0), (EGRESS_MAPS[1], 0), (INGRESS_MAP, 1)];
+const PLACES: [(&str, usize); 2] = [(EGRESS_MAP, 0), (INGRESS_MAP, 1)];
 
 /// Both directions.
 pub(super) const BOTH: Directions = Directions {

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use model::{
-    InterfaceName, Kind, NodeName, ObjectKey, PodName,
+    Family, InterfaceName, Kind, NodeName, ObjectKey, PodName,
     policy::{HostEndpoint, NamedPort, NetworkSet},
     resource::WorkloadEndpoint,
 };
@@ -17,7 +17,10 @@ use super::{
     kin::{KinId, Kins, Looks, MemberId},
     slab::{Slab, Words},
 };
-use crate::cluster::{self, Pod, PodNetwork, object};
+use crate::{
+    cluster::{self, Pod, PodNetwork, object},
+    compile::family::{Census, Families},
+};
 
 /// Whatever selectors may select.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,8 @@ pub(super) struct Population {
     keys: BTreeMap<ObjectKey, MemberId>,
     members: Slab<Member>,
     nodes: BTreeSet<Arc<NodeName>>,
+    /// Of which families the members' networks are.
+    census: Census,
 }
 
 /// What selectors may select.
@@ -141,10 +146,12 @@ impl Population {
             return None;
         }
         let Newcomer { looks, body } = newcomer;
+        self.census.come(body.families());
         let (id, left) = match known {
             Some(id) => {
                 let former = std::mem::replace(&mut self.members[id].body, body);
                 let kin = self.members[id].kin;
+                self.census.go(former.families());
                 (id, Some((kin, former)))
             }
             None => (self.members.insert(Member { kin: 0, body }), None),
@@ -173,6 +180,7 @@ impl Population {
         let id = self.keys.remove(key)?;
         let member = self.members.remove(id)?;
         let is_empty = self.kins.part(member.kin, id);
+        self.census.go(member.body.families());
         if let Some(seat) = &member.body.pod
             && Arc::strong_count(&seat.node) == 2
         {
@@ -181,6 +189,11 @@ impl Population {
         let left = Some((member.kin, member.body, is_empty));
 
         Some((id, Move { left, joined: None }))
+    }
+
+    /// Returns the families of which anybody is there.
+    pub(super) const fn families(&self) -> Families {
+        self.census.families()
     }
 
     /// Forgets a kin without members.
@@ -281,6 +294,11 @@ impl Population {
 }
 
 impl Body {
+    /// Returns the family of each of its networks.
+    fn families(&self) -> impl Iterator<Item = Family> {
+        self.nets.iter().map(Family::of_net)
+    }
+
     /// Returns the pod's interface, where it is on this node.
     pub(super) fn interface(&self) -> Option<&InterfaceName> {
         self.pod.as_ref()?.interface.as_ref()

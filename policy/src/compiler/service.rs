@@ -3,14 +3,17 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    ObjectKey,
+    Family, ObjectKey,
     policy::ServiceRef,
     resource::{EndpointSlice, Service},
 };
 
 use crate::{
     cluster::{self, Backend, object},
-    compile::set::Meaning,
+    compile::{
+        family::{Census, Families},
+        set::Meaning,
+    },
 };
 
 /// Services and who answers for them.
@@ -19,6 +22,8 @@ pub(super) struct Services {
     services: BTreeMap<ServiceRef, Known>,
     /// Whose each slice is.
     slices: BTreeMap<ObjectKey, ServiceRef>,
+    /// Of which families the backends are.
+    census: Census,
 }
 
 /// What is known of a service.
@@ -38,7 +43,7 @@ impl Services {
             return None;
         }
         known.service = Some(Box::new(service.clone()));
-        known.count();
+        known.count(&mut self.census);
 
         Some(name)
     }
@@ -61,7 +66,7 @@ impl Services {
         if let Some(owner) = owner {
             let known = self.services.entry(owner.clone()).or_default();
             known.slices.insert(key.clone(), slice.clone());
-            known.count();
+            known.count(&mut self.census);
             self.slices.insert(key, owner.clone());
             changed.push(owner);
         }
@@ -74,7 +79,7 @@ impl Services {
         let name = name(key.namespace.as_deref().unwrap_or_default(), &key.name);
         let known = self.services.get_mut(&name)?;
         known.service.take()?;
-        known.count();
+        known.count(&mut self.census);
         self.tidy(&name);
 
         Some(name)
@@ -85,7 +90,7 @@ impl Services {
         let owner = self.slices.remove(key)?;
         let known = self.services.get_mut(&owner)?;
         known.slices.remove(key);
-        known.count();
+        known.count(&mut self.census);
         self.tidy(&owner);
 
         Some(owner)
@@ -112,6 +117,11 @@ impl Services {
         known.map_or(&[], |known| &known.backends)
     }
 
+    /// Returns the families of which anybody answers.
+    pub(super) const fn families(&self) -> Families {
+        self.census.families()
+    }
+
     /// Returns the services as the evaluator sees them.
     pub(super) fn all(&self) -> BTreeMap<ServiceRef, cluster::Service> {
         let known = self.services.iter();
@@ -131,7 +141,9 @@ impl Services {
 }
 
 impl Known {
-    fn count(&mut self) {
+    /// Finds out who answers; keeps `census` right.
+    fn count(&mut self, census: &mut Census) {
+        census.go(families(&self.backends));
         let slices = self.slices.values();
         self.backends = match &self.service {
             Some(service) => slices
@@ -139,7 +151,12 @@ impl Known {
                 .collect(),
             None => Vec::new(),
         };
+        census.come(families(&self.backends));
     }
+}
+
+fn families(backends: &[Backend]) -> impl Iterator<Item = Family> {
+    backends.iter().map(|backend| Family::of(backend.address))
 }
 
 fn name(namespace: &str, name: &str) -> ServiceRef {

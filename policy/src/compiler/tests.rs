@@ -2,11 +2,11 @@
 
 mod chance;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{
-    InterfaceName, Kind, NodeName, ObjectKey, PodName, Resource,
-    nft::Element,
+    Family, InterfaceName, Kind, NodeName, ObjectKey, PodName, Resource,
+    nft::{Element, Match, Sense},
     policy::{Action, Directions, Policy, Rule, ServiceRef, Side, Stage},
     resource::{self, WorkloadEndpoint},
 };
@@ -101,6 +101,67 @@ fn note(rows: &Ruleset, refused: &BTreeMap<ObjectKey, String>, seen: &mut BTreeM
         }
     }
     *seen.entry("a refusal").or_default() += u32::try_from(refused.len()).unwrap();
+}
+
+/// Where the first of a family comes or the last goes, every rule that asks for somebody is written or goes with it.
+#[test]
+fn the_rules_of_a_family_come_with_its_first_and_go_with_its_last() {
+    let mut turns = BTreeMap::new();
+    for seed in 0..60 {
+        let mut chance = Chance::new(3_000 + seed);
+        let (mut compiler, mut twin) = (Compiler::new(own()), Twin::default());
+        let (mut rows, mut season) = (Ruleset::default(), Vec::new());
+        for step in 0..40 {
+            if chance.once_in(5) {
+                season = chance.families();
+            }
+            for _ in 0..=chance.below(4) {
+                act(&mut chance, &mut compiler, &mut twin);
+            }
+            twin.keep_families(&season, &mut compiler);
+            let before = compiler.known;
+            let changes = compiler.update();
+            let place = format!("seed {seed}, step {step}");
+
+            assert_minimal(&rows, &changes, &place);
+            follow(&mut rows, changes);
+            let scene = twin.scene();
+            assert_eq!(differences(&compile(&scene).rows, &rows), "", "{place}");
+            let there = families_of(&scene);
+            assert_eq!(asked_for(&rows).difference(&there).next(), None, "{place}");
+            for family in Family::BOTH {
+                let (was, is) = (before.has(family), there.contains(&family));
+                *turns.entry((family, was, is)).or_insert(0) += 1;
+            }
+        }
+    }
+
+    let often = turns.values().filter(|count| **count > 40).count();
+    assert_eq!(often, 8, "{turns:?}");
+}
+
+/// The families of which somebody is there, counted one by one.
+fn families_of(scene: &Scene) -> BTreeSet<Family> {
+    let nets = scene.members.iter().flat_map(|member| &member.nets);
+    let backends = scene.services.values().flatten();
+    let backends = backends.map(|backend| Family::of(backend.address));
+
+    nets.map(Family::of_net).chain(backends).collect()
+}
+
+/// The families of the sets of which rules ask that somebody be in them, networks apart.
+fn asked_for(rows: &Ruleset) -> BTreeSet<Family> {
+    let rules = rows.chains.values().flat_map(|chain| chain.rules.iter());
+    let sets = rules.flat_map(|rule| rule.matches.iter().filter_map(Match::set));
+    let sets = sets.filter(|(sense, name)| *sense == Sense::Is && !name.starts_with("nets"));
+    let word = |name: &str| name.split('_').next().and_then(|word| word.chars().last());
+
+    sets.filter_map(|(_, name)| match word(name) {
+        Some('4') => Some(Family::V4),
+        Some('6') => Some(Family::V6),
+        _ => None,
+    })
+    .collect()
 }
 
 #[test]
@@ -395,7 +456,7 @@ fn is_of_nobody(resource: &Resource) -> bool {
 
 /// Checks that no change says what is so already, and that no row changes twice.
 fn assert_minimal(rows: &Ruleset, changes: &[Change], place: &str) {
-    let mut keys = std::collections::BTreeSet::new();
+    let mut keys = BTreeSet::new();
     for change in changes {
         let (key, is_news) = match change.clone() {
             Change::Set(Row::Set(key, kind)) => {
@@ -476,6 +537,17 @@ impl Twin {
         scene.workloads = self.workloads(&cluster);
 
         scene
+    }
+
+    /// Takes from everybody, here and in the compiler, what is not of these families.
+    fn keep_families(&mut self, families: &[Family], compiler: &mut Compiler) {
+        for resource in self.objects.values_mut() {
+            let former = resource.clone();
+            chance::keep_families(resource, families);
+            if *resource != former {
+                compiler.insert(resource);
+            }
+        }
     }
 
     /// Each interface has one pod: the one after which it is named, else the first by name.
@@ -580,7 +652,7 @@ fn of_slices(
 #[test]
 fn every_kind_that_comes_can_go() {
     let mut chance = Chance::new(3);
-    let mut kinds = std::collections::BTreeSet::new();
+    let mut kinds = BTreeSet::new();
     for _ in 0..400 {
         kinds.insert(chance.resource().key().kind);
     }

@@ -160,7 +160,7 @@ impl Crossing<'_> {
         hooks.ask_host(input, Chain::Normal, Direction::Ingress)
     }
 
-    /// From one device to another.
+    /// From one device to another. A pod's own policy comes first: it is asked wherever the packet goes.
     fn forward(
         &self,
         hooks: &mut Hooks<'_, '_>,
@@ -168,11 +168,11 @@ impl Crossing<'_> {
         output: &Device,
         excused: bool,
     ) -> Result<(), Denied> {
-        if !excused {
-            hooks.ask_host(input, Chain::Forward, Direction::Ingress)?;
-        }
         if let Some(pod) = &input.pod {
             hooks.ask_pod(pod, Direction::Egress)?;
+        }
+        if !excused {
+            hooks.ask_host(input, Chain::Forward, Direction::Ingress)?;
         }
         if let Some(pod) = &output.pod {
             hooks.ask_pod(pod, Direction::Ingress)?;

@@ -79,7 +79,7 @@ fn of_addresses(
     let left_out = side.not_selector.as_ref();
     let left_out = left_out.filter(|selector| evaluator.selects(selector, address));
     found.extend(left_out.map(|one| Mismatch::NotSelector(which, address, one.to_string())));
-    let service = side.service.as_ref();
+    let service = side.service.as_deref();
     let service = service.filter(|service| !evaluator.answers_for(service, header, which));
     found.extend(service.map(|one| Mismatch::Service(which, address, one.clone())));
 

@@ -93,6 +93,7 @@ pub(super) enum Condition {
     CtOriginalDestination(Sense, Family, u32),
     SourceLocal,
     DestinationLocal,
+    DestinationElsewhere(Sense),
     /// Holds of no packet that opens a connection.
     Never,
 }
@@ -199,6 +200,9 @@ impl Judge {
                 Condition::CtOriginalDestination(*sense, *family, self.sets.hold(set))
             }
             Match::DestinationLocal => Condition::DestinationLocal,
+            Match::DestinationElsewhere(sense) => Condition::DestinationElsewhere(*sense),
+            // Nobody knows what options a connection's first packet had; those that ask are let through by none.
+            Match::Detour(_) => Condition::Never,
             Match::SourceLocal => Condition::SourceLocal,
         }
     }
@@ -206,9 +210,10 @@ impl Judge {
     fn statement(&mut self, statement: &nft::Statement) -> Statement {
         match statement {
             // Where others translate, policy has been asked.
-            nft::Statement::Accept | nft::Statement::Snat(_) | nft::Statement::Masquerade => {
-                Statement::Accept
-            }
+            nft::Statement::Accept
+            | nft::Statement::Snat(..)
+            | nft::Statement::Masquerade(_)
+            | nft::Statement::Dnat(..) => Statement::Accept,
             nft::Statement::Drop | nft::Statement::LogAndDrop(_) => Statement::Drop,
             nft::Statement::Return => Statement::Return,
             nft::Statement::Jump(chain) => Statement::Jump(self.chains.hold(chain)),
@@ -253,6 +258,7 @@ impl Condition {
             | Self::CtDnat
             | Self::SourceLocal
             | Self::DestinationLocal
+            | Self::DestinationElsewhere(_)
             | Self::Never => None,
         }
     }

@@ -26,6 +26,7 @@ const TRANSLATION: i32 = -100;
 
 const EARLY: Range<i32> = i32::MIN..TRACKING;
 const TRACKED: Range<i32> = TRACKING..TRANSLATION;
+const TRANSLATED: Range<i32> = TRANSLATION..i32::MAX;
 const ALL: Range<i32> = i32::MIN..i32::MAX;
 
 /// A packet at a hook.
@@ -132,6 +133,16 @@ fn cross(judge: &Judge, connection: &Connection<'_>, iif: Device<'_>, oif: Devic
     }
 
     seen.header = connection.header;
+    // Where it goes out is not known before it is routed.
+    if comes_in
+        && matches!(
+            judge.pass(&HookPoint::Prerouting, &TRANSLATED, &mut seen),
+            Passage::Dropped
+        )
+    {
+        return true;
+    }
+
     seen.oif = oif;
     let late: &[(HookPoint, Range<i32>)] = match (comes_in, goes_out) {
         (true, true) => &[(HookPoint::Forward, ALL), (HookPoint::Postrouting, ALL)],
@@ -284,6 +295,7 @@ impl Judge {
             }
             Condition::SourceLocal => seen.from_host,
             Condition::DestinationLocal => seen.to_host,
+            Condition::DestinationElsewhere(sense) => same(*sense, !seen.to_host),
             Condition::Never => false,
         }
     }

@@ -5,7 +5,8 @@
 //! | Node | – | own: its words about itself, never labels | – |
 //! | KeyClaim, AddressClaim | for itself | – | – |
 //! | BlockAffinity | for itself | own | own |
-//! | IPAMBlock | for itself, inside a pool that selects it | own | own, empty |
+//! | IPAMBlock | for itself, inside a pool that selects it | own, what is lent excepted | own, empty |
+//! | IPAMHandle | for itself | own | own |
 //! | WorkloadEndpoint | on itself | on itself | on itself |
 //! | every other kind | – | – | – |
 
@@ -19,7 +20,7 @@ use model::{
 };
 use serde_json::Value;
 
-use super::{View, Write, address, block, difference::differences};
+use super::{View, Write, address, block, difference::differences, handle};
 use crate::{Denial, StoreError, caller::Origin};
 
 /// Keys that a node may hold at once: two tunnels, each in rotation, and generous room.
@@ -50,10 +51,10 @@ impl Node<'_> {
             Kind::AddressClaim => self.check_address_claim(write),
             Kind::BlockAffinity => block::check_affinity(self.view, self.name, write),
             Kind::IPAMBlock => block::check_block(self.view, self.name, write),
+            Kind::IPAMHandle => handle::check(self.view, self.name, write),
             Kind::WorkloadEndpoint => self.check_endpoint(write),
             Kind::MeshNode
             | Kind::IPPool
-            | Kind::IPAMHandle
             | Kind::IPAMConfiguration
             | Kind::IPReservation
             | Kind::FelixConfiguration

@@ -1,6 +1,7 @@
 //! Every write that a node may not make is refused with its reason; beside each stands one it may.
 
 mod block;
+mod loan;
 mod tier;
 
 use std::{net::IpAddr, sync::Arc};
@@ -440,6 +441,7 @@ async fn every_other_kind_is_the_administrators() {
         Kind::AddressClaim,
         Kind::BlockAffinity,
         Kind::IPAMBlock,
+        Kind::IPAMHandle,
         Kind::WorkloadEndpoint,
     ];
     for kind in Kind::ALL
@@ -455,10 +457,6 @@ async fn every_other_kind_is_the_administrators() {
             object
                 .body
                 .insert("spec".into(), json!({"cidr": "10.80.0.0/16"}));
-        }
-        if kind == Kind::IPAMHandle {
-            let spec = json!({"handleID": "default", "block": {"10.65.0.0/26": 1}});
-            object.body.insert("spec".into(), spec);
         }
         if [Kind::HostEndpoint, Kind::ClusterNetworkPolicy].contains(&kind) {
             let spec = json!({

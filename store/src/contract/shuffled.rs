@@ -7,7 +7,7 @@ use model::{Kind, Object, ObjectKey, Revision};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::{List, Precondition, Store, StoreError, WatchStream};
+use crate::{List, PageStream, Precondition, Store, StoreError, WatchStream};
 
 /// A store whose kinds are delivered at different times: a seed says by how much each event waits.
 ///
@@ -71,6 +71,10 @@ macro_rules! forward {
         impl Store for $store {
             fn list(&self, kind: Kind) -> BoxFuture<'_, Result<List, StoreError>> {
                 self.store.list(kind)
+            }
+
+            fn pages(&self, kind: Kind) -> PageStream<'_> {
+                self.store.pages(kind)
             }
 
             fn watch(

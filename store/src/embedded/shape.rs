@@ -4,6 +4,7 @@ use model::{
     Kind, Object, ObjectKey, Resource,
     kind::Scope,
     name::{is_dns_label, is_object_name},
+    resource::ipam_handle::NODE_LABEL,
 };
 use serde_json::Value;
 
@@ -82,10 +83,10 @@ pub(super) fn owner(object: &Object) -> Option<&str> {
             spec("node")
         }
         Kind::IPAMBlock => spec("affinity")?.strip_prefix("host:"),
+        Kind::IPAMHandle => object.metadata.labels.get(NODE_LABEL).map(String::as_str),
         Kind::Node
         | Kind::MeshNode
         | Kind::IPPool
-        | Kind::IPAMHandle
         | Kind::IPAMConfiguration
         | Kind::IPReservation
         | Kind::FelixConfiguration

@@ -1,7 +1,9 @@
 //! The writes of the contract, each within a transaction.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
-use model::{Kind, Object, ObjectKey};
+use model::{Kind, Object, ObjectKey, resource::IpamBlock};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Value;
 
@@ -13,12 +15,13 @@ use crate::{
 };
 
 /// Kinds whose objects belong to a node and go with it.
-const BELONGINGS: [Kind; 5] = [
+const BELONGINGS: [Kind; 6] = [
     Kind::WorkloadEndpoint,
     Kind::KeyClaim,
     Kind::AddressClaim,
     Kind::IPAMBlock,
     Kind::BlockAffinity,
+    Kind::IPAMHandle,
 ];
 
 /// Creates an object.
@@ -109,11 +112,46 @@ pub(super) fn delete(
 pub(super) fn remove_belongings(writing: &mut Writing<'_>, node: &str) -> Result<(), StoreError> {
     for kind in BELONGINGS {
         for object in writing.objects_of(kind, node)? {
-            remove(writing, object.key())?;
+            match without_owner(&object) {
+                Some(block) => drop(writing.put(block)?),
+                None => remove(writing, object.key())?,
+            }
         }
     }
 
     Ok(())
+}
+
+/// Returns a block as nobody's, with what others borrowed of it; `None` for one that nobody else uses.
+///
+/// Without it the addresses that others use would be handed out again.
+fn without_owner(object: &Object) -> Option<Object> {
+    if object.kind != Kind::IPAMBlock {
+        return None;
+    }
+    let mut block = IpamBlock::try_from(object).ok()?;
+    let lent: BTreeSet<u32> = block
+        .loans()
+        .filter_map(|(address, _)| block.ordinal(address))
+        .collect();
+    if lent.is_empty() {
+        return None;
+    }
+    let free = (0..block.size()).filter(|it| !lent.contains(it));
+    block.unallocated = free.collect();
+    block
+        .allocations
+        .retain(|ordinal, _| lent.contains(ordinal));
+    block
+        .sequence_number_for_allocation
+        .retain(|ordinal, _| lent.contains(ordinal));
+    block.affinity = None;
+    block.affinity_claim_time = None;
+    block.sequence_number = block.sequence_number.saturating_add(1);
+    let mut nobodys = block.to_object();
+    nobodys.metadata = object.metadata.clone();
+
+    Some(nobodys)
 }
 
 fn remove(writing: &mut Writing<'_>, key: ObjectKey) -> Result<(), StoreError> {

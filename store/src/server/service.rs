@@ -309,6 +309,27 @@ impl proto::store_server::Store for Service {
         Ok(Response::new(proto::DeleteReply {}))
     }
 
+    async fn plead(&self, request: Request<proto::Plea>) -> Answer<proto::Verdict> {
+        let (_, leaf) = self.peer(&request)?;
+        let Identity::Node(name) = leaf.identity else {
+            let message = "only a node pleads, for itself";
+            return Err(self
+                .counted(StoreError::denied(crate::Denial::NotYourNode, message))
+                .into());
+        };
+        self.take_write(&name, Instant::now())?;
+        let plea = serde_json::from_slice(&request.get_ref().json)
+            .map_err(|error| StoreError::invalid("", format!("the plea is not one: {error}")))?;
+        let nobody = || StoreError::Unavailable("nobody lends addresses here".to_owned());
+        let lender = self.context.lender.get().ok_or_else(nobody)?;
+        let store = self.context.store.session(Caller::local_admin());
+        let verdict = lender.judge(name, plea, store).await?;
+
+        Ok(Response::new(proto::Verdict {
+            json: serde_json::to_vec(&verdict).map_err(internal)?.into(),
+        }))
+    }
+
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Answer<proto::Certificate> {
         let (_, leaf) = self.peer(&request)?;
         let now = Timestamp::now();

@@ -11,12 +11,14 @@
 //! Kernel   what meshd wrote into one node's kernel, as the distribution's own tools print it
 //! service  Kubernetes services, as kube-proxy's rules
 //! kube_proxy kube-proxy itself
+//! Container a container that meshd-cni attaches
 //! Ask      what must come back, and what must not
 //! Firewalld firewalld itself, on a bus of one node's own
 //! NetworkManager the same of NetworkManager
 //! ```
 
 pub use ask::Ask;
+pub use container::{Container, Said};
 pub use download::{Crowd, Download, Server, sprinkle};
 pub use firewalld::Firewalld;
 pub use foreign::{await_firewall, condition, set_foreign_firewalls};
@@ -29,6 +31,7 @@ pub use networkmanager::NetworkManager;
 pub use traffic::{MOST_GAP, Traffic};
 
 mod ask;
+mod container;
 mod download;
 mod firewalld;
 mod foreign;

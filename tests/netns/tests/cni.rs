@@ -11,84 +11,19 @@
 
 use std::time::Duration;
 
-use lab::{End as _, Node, Service};
-use netns::{Mesh, await_fact, await_settled, lan, programs};
+use lab::{End as _, Service};
+use netns::{Container, Mesh, await_fact, await_settled, lan};
 use serde_json::{Value, json};
 
 /// How long the agent may take to do what it was asked.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A container of a runtime: a network namespace on a node.
-struct Container<'a> {
-    node: &'a Node,
-    id: String,
-    netns: String,
-    args: String,
-}
-
-struct Said {
-    is_error: bool,
-    printed: Value,
-}
 
 fn mesh() -> Mesh {
     Mesh::of(lan(&[("n1", "default/a"), ("n2", "default/c")]).document())
 }
 
 fn network() -> Value {
-    json!({"cniVersion": "1.1.0", "name": "mesh", "type": "meshd"})
-}
-
-impl<'a> Container<'a> {
-    fn new(mesh: &Mesh, node: &'a Node, id: &str) -> Self {
-        let netns = format!("{}-{id}", mesh.name());
-        node.run("ip", &["netns", "add", &netns]);
-        Self {
-            node,
-            id: id.to_owned(),
-            netns,
-            args: format!("K8S_POD_NAMESPACE=shop;K8S_POD_NAME={id}"),
-        }
-    }
-
-    fn call(&self, command: &str, network: &Value) -> Said {
-        let script = format!(
-            "CNI_COMMAND={command} CNI_CONTAINERID={} CNI_NETNS=/run/netns/{} CNI_IFNAME=eth0 CNI_ARGS='{}' \
-             {} <<'END'\n{network}\nEND\necho \" $?\"",
-            self.id,
-            self.netns,
-            self.args,
-            programs().join("meshd-cni").display(),
-        );
-        let said = self.node.run("sh", &["-c", &script]);
-        let (printed, code) = said.trim_end().rsplit_once(' ').unwrap();
-        let printed = printed.trim();
-        Said {
-            is_error: code != "0",
-            printed: if printed.is_empty() {
-                Value::Null
-            } else {
-                serde_json::from_str(printed).unwrap()
-            },
-        }
-    }
-
-    fn add(&self) -> Value {
-        let said = self.call("ADD", &network());
-        assert!(!said.is_error, "{}", said.printed);
-
-        said.printed
-    }
-
-    fn inside(&self, program: &[&str]) -> String {
-        let arguments = [&["netns", "exec", &self.netns], program].concat();
-
-        self.node.run("ip", &arguments)
-    }
-
-    fn destroy(&self) {
-        self.node.run("ip", &["netns", "del", &self.netns]);
-    }
+    Container::network()
 }
 
 /// What the store has of the pods of the namespace `shop`.
@@ -114,7 +49,7 @@ fn await_endpoints(mesh: &Mesh, wanted: &[&str]) {
 fn a_runtime_attaches_a_container_and_takes_it_away_again() {
     let mesh = mesh();
     let (n1, n2) = (mesh.node("n1"), mesh.node("n2"));
-    let web = Container::new(&mesh, &n1, "web");
+    let mut web = Container::new(&mesh, &n1, "web");
     assert!(!web.call("STATUS", &network()).is_error);
 
     let result = web.add();
@@ -154,9 +89,9 @@ fn a_runtime_attaches_a_container_and_takes_it_away_again() {
 fn a_newer_container_of_a_pod_outlives_the_removal_of_the_older() {
     let mesh = mesh();
     let n1 = mesh.node("n1");
-    let old = Container::new(&mesh, &n1, "old");
+    let mut old = Container::new(&mesh, &n1, "old");
     let mut new = Container::new(&mesh, &n1, "new");
-    new.args.clone_from(&old.args);
+    new.becomes("old");
     old.add();
     let result = new.add();
 
@@ -177,7 +112,7 @@ fn a_newer_container_of_a_pod_outlives_the_removal_of_the_older() {
 fn a_collection_takes_what_the_runtime_no_longer_has_and_nothing_of_other_networks() {
     let mesh = mesh();
     let n1 = mesh.node("n1");
-    let (kept, lost) = (
+    let (mut kept, mut lost) = (
         Container::new(&mesh, &n1, "kept"),
         Container::new(&mesh, &n1, "lost"),
     );
@@ -195,9 +130,8 @@ fn a_collection_takes_what_the_runtime_no_longer_has_and_nothing_of_other_networ
     await_endpoints(&mesh, &["kept", "other"]);
     let pods = n1.ask("/v1/status").to_string();
     assert!(!pods.contains("lost"), "{pods}");
-    for container in [&kept, &lost, &other] {
-        assert!(!container.call("DEL", &network()).is_error);
-        container.destroy();
+    for container in [kept, lost, other] {
+        container.remove();
     }
     await_endpoints(&mesh, &[]);
     mesh.pod("default/a").ping(&mesh.pod("default/c"));
@@ -207,7 +141,7 @@ fn a_collection_takes_what_the_runtime_no_longer_has_and_nothing_of_other_networ
 fn a_removal_counts_although_no_agent_runs() {
     let mesh = mesh();
     let n1 = mesh.node("n1");
-    let web = Container::new(&mesh, &n1, "web");
+    let mut web = Container::new(&mesh, &n1, "web");
     web.add();
     await_endpoints(&mesh, &["web"]);
     n1.kill(Service::Agent);
@@ -227,19 +161,40 @@ fn a_removal_counts_although_no_agent_runs() {
 }
 
 #[test]
-fn what_the_agent_cannot_do_is_refused_by_its_field_and_leaves_nothing() {
+fn a_container_whose_pod_the_store_does_not_have_is_refused_unless_its_namespace_is_enough() {
+    let mesh = mesh();
+    let n1 = mesh.node("n1");
+    let mut web = Container::unknown(&mesh, &n1, "web");
+    let (code, why) = web.refused(&network());
+    assert_eq!(code, 100);
+    assert!(why.contains("the store has no pod shop/web"), "{why}");
+    assert_eq!(endpoints(&mesh), Vec::<String>::new());
+    assert!(!web.inside(&["ip", "-o", "link"]).contains("eth0"));
+
+    let spec = json!({"cni": {"unknownPods": "NamespaceOnly"}});
+    let mesh_configuration = json!({
+        "apiVersion": "meshd.dev/v1",
+        "kind": "MeshConfiguration",
+        "metadata": {"name": "default"},
+        "spec": spec,
+    });
+    mesh.apply(&mesh_configuration.to_string());
+    mesh.wait();
+
+    web.add();
+    await_endpoints(&mesh, &["web"]);
+    web.remove();
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_refused_and_leaves_nothing() {
     let mesh = mesh();
     let n1 = mesh.node("n1");
     let web = Container::new(&mesh, &n1, "web");
     let mut wish = network();
-    wish["runtimeConfig"] = json!({"mac": "02:00:00:00:00:01"});
-    let said = web.call("ADD", &wish);
-    assert!(said.is_error);
-    assert_eq!(said.printed["code"], 2);
     wish["runtimeConfig"] = json!({"ips": ["203.0.113.9"]});
-    let said = web.call("ADD", &wish);
-    assert!(said.is_error);
-    assert_eq!(said.printed["code"], 100, "{}", said.printed);
+    let (code, why) = web.refused(&wish);
+    assert_eq!(code, 100, "{why}");
 
     assert_eq!(endpoints(&mesh), Vec::<String>::new());
     let links = web.inside(&["ip", "-o", "link"]);

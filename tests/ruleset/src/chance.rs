@@ -1,6 +1,6 @@
 //! Random clusters and packets, small enough that everything meets everything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
     Family, Kind, NodeName, Object, ObjectKey, PodName, Selector,
@@ -102,7 +102,7 @@ impl Chance {
     }
 
     /// Returns true once in so many times.
-    fn once_in(&mut self, times: u64) -> bool {
+    pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
@@ -181,6 +181,24 @@ impl Chance {
         }
 
         cluster
+    }
+
+    /// Takes the addresses of one family, or all, from whomever rules may ask for. Nodes keep theirs.
+    pub fn narrow(&mut self, cluster: &mut Cluster) {
+        let kept = self.pick(&[Some(Family::V4), Some(Family::V6), None]);
+        let is_kept = |address: &IpAddr| Some(Family::of(*address)) == kept;
+        for pod in &mut cluster.pods {
+            pod.addresses.retain(is_kept);
+        }
+        for host in &mut cluster.host_endpoints {
+            host.expected_addresses.retain(is_kept);
+        }
+        for set in &mut cluster.sets {
+            set.nets.retain(|net| is_kept(&net.addr()));
+        }
+        for service in cluster.services.values_mut() {
+            service.backends.retain(|backend| is_kept(&backend.address));
+        }
     }
 
     fn configuration(&mut self) -> FelixConfiguration {
@@ -406,7 +424,7 @@ impl Chance {
                 Direction::Egress => &mut rule.destination,
             };
             *side = Side {
-                service: Some(service_ref()),
+                service: Some(Box::new(service_ref())),
                 ..Side::default()
             };
         }
@@ -527,19 +545,17 @@ impl Chance {
         })
     }
 
-    fn place(&mut self, cluster: &Cluster, family: Family) -> (Place, std::net::IpAddr) {
-        let of = |addresses: &[std::net::IpAddr]| {
+    fn place(&mut self, cluster: &Cluster, family: Family) -> (Place, IpAddr) {
+        let of = |addresses: &[IpAddr]| {
             let mut addresses = addresses.iter().copied();
-            addresses
-                .find(|address| Family::of(*address) == family)
-                .unwrap()
+            addresses.find(|address| Family::of(*address) == family)
         };
         match self.below(10) {
             0 | 1 => {
                 let node = self.pick(&cluster.nodes);
                 (
                     Place::Node(node.name.clone()),
-                    of(&node.interfaces[0].addresses),
+                    of(&node.interfaces[0].addresses).unwrap(),
                 )
             }
             2 | 3 => {
@@ -557,7 +573,13 @@ impl Chance {
                     .filter(|pod| pod.network == PodNetwork::Own)
                     .collect();
                 let pod = self.pick(&pods);
-                (Place::Pod(pod.name.clone()), of(&pod.addresses))
+                // It may send from what is not its own, and be sent to by who takes it for a way.
+                let strange = match family {
+                    Family::V4 => "10.65.0.99",
+                    Family::V6 => "fd00:65::99",
+                };
+                let address = of(&pod.addresses).unwrap_or_else(|| address(strange));
+                (Place::Pod(pod.name.clone()), address)
             }
         }
     }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use model::{
     Family,
     nft::{
-        Chain, ChainKey, ChainKind, CtState, Element, End, Hook, HookPoint, Match, Nflog,
+        Chain, ChainKey, ChainKind, CtState, Detour, Element, End, Hook, HookPoint, Match, Nflog,
         NftFamily, Policy, Rule, Sense, SetKey, SetKind, Statement, Verdict,
     },
 };
@@ -210,14 +210,27 @@ fn conditions(comparison: &Value) -> Vec<Match> {
         "concat" => on_endpoint(what, sense, right),
         "&" => vec![on_bits(what, sense, right)],
         "ct" => vec![on_connection(text(&what["key"]), right)],
-        "fib" => {
-            assert_eq!(
-                (&what["flags"][0], right.as_u64()),
-                (&Value::from("saddr"), Some(2))
-            );
-            vec![Match::SourceLocal]
+        "fib" => vec![on_route(text(&what["flags"][0]), sense, right)],
+        "ip option" => vec![Match::Detour(match text(&what["name"]) {
+            "lsrr" => Detour::Loose,
+            "ssrr" => Detour::Strict,
+            other => panic!("an option {other}"),
+        })],
+        "exthdr" => {
+            assert_eq!(what["name"], "rt");
+            vec![Match::Detour(Detour::Header)]
         }
         other => panic!("a comparison of {other}"),
+    }
+}
+
+/// Numbers are those of routes (`RTN_UNICAST`, `RTN_LOCAL`).
+fn on_route(side: &str, sense: Sense, right: &Value) -> Match {
+    match (side, sense, right.as_u64()) {
+        ("saddr", Sense::Is, Some(2)) => Match::SourceLocal,
+        ("daddr", Sense::Is, Some(2)) => Match::DestinationLocal,
+        ("daddr", sense, Some(1)) => Match::DestinationElsewhere(sense),
+        other => panic!("a route {other:?}"),
     }
 }
 

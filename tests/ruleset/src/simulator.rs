@@ -24,6 +24,7 @@ pub(super) struct Seen {
     pub(super) ct_mark: u32,
     pub(super) dnat: bool,
     pub(super) from_host: bool,
+    pub(super) to_host: bool,
     pub(super) mark: u32,
     /// Chains and comments of what it met, for people.
     pub(super) trace: Vec<String>,
@@ -121,7 +122,9 @@ fn walk(rows: &Ruleset, key: &ChainKey, seen: &mut Seen, depth: usize) -> Flow {
             }
             Statement::SetMark { mask, value } => seen.mark = seen.mark & !mask | value,
             Statement::Log(_) | Statement::Continue => {}
-            Statement::Snat(_) | Statement::Masquerade => panic!("policy translates nothing"),
+            Statement::Snat(..) | Statement::Masquerade(_) | Statement::Dnat(..) => {
+                panic!("policy translates nothing")
+            }
         }
     }
 
@@ -238,6 +241,10 @@ fn holds(rows: &Ruleset, condition: &Match, seen: &Seen) -> bool {
         Match::CtState(wanted) => is_state(*wanted, seen.state),
         Match::CtDnat => seen.dnat && seen.state != Some(Tracked::Untracked),
         Match::SourceLocal => seen.from_host,
+        Match::DestinationLocal => seen.to_host,
+        Match::DestinationElsewhere(sense) => is(sense, !seen.to_host),
+        // No packet of ours has any.
+        Match::Detour(_) => false,
         other => panic!("policy does not ask for {other:?}"),
     }
 }

@@ -4,7 +4,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    NodeName, constant::TUNNEL_DEVICE, nft::HookPoint, policy::Protocol, resource::WorkloadEndpoint,
+    NodeName,
+    constant::{PASS_MARK, TUNNEL_DEVICE},
+    nft::HookPoint,
+    policy::Protocol,
+    resource::WorkloadEndpoint,
 };
 
 use super::simulator::{Seen, Tracked, pass};
@@ -140,8 +144,12 @@ impl<'a> Machines<'a> {
             ct_mark,
             dnat: hop.before != hop.header,
             from_host: hop.iif.is_none(),
-            // Whatever others have left there.
-            mark: u32::MAX,
+            to_host: hop.oif.is_none(),
+            // Whatever others have left there, or nothing.
+            mark: match hop.header.ports {
+                Some(ports) if ports.source % 2 == 1 => 0,
+                Some(_) | None => u32::MAX,
+            },
             trace: vec![format!("{hop:?}")],
         };
         let passes = self.hooks(hop, state, rows, &mut seen);
@@ -167,6 +175,13 @@ impl<'a> Machines<'a> {
                     return false;
                 }
                 seen.header = hop.header;
+                let before = seen.mark;
+                if !pass(rows, &HookPoint::Prerouting, TRANSLATION..i32::MAX, seen) {
+                    return false;
+                }
+                let trace = &seen.trace;
+                assert_eq!(seen.mark & !before, 0, "routing sees a mark: {trace:?}");
+                assert_eq!((seen.mark ^ before) & !PASS_MARK, 0, "not ours: {trace:?}");
                 seen.oif.clone_from(&hop.oif);
                 let point = match hop.oif {
                     Some(_) => HookPoint::Forward,

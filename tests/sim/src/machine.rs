@@ -326,6 +326,8 @@ impl Machine {
             | Match::CtState(_)
             | Match::CtOriginalDestination(..)
             | Match::DestinationLocal
+            | Match::DestinationElsewhere(_)
+            | Match::Detour(_)
             | Match::SourceLocal => {
                 panic!("no packet of the simulation asks for {condition:?}")
             }

@@ -125,8 +125,8 @@ impl Store {
             ActionKind::ClaimBlock { pool, block_size } => {
                 self.claim_block(node, *pool, *block_size)
             }
-            ActionKind::AssignAddress(request) => self.assign(request),
-            ActionKind::ReleaseHandle { handle, blocks } => self.release(handle, blocks),
+            ActionKind::AssignAddress(request) => self.assign(node, request),
+            ActionKind::ReleaseHandle(handle) => self.release(node, handle),
             ActionKind::PublishEndpoint(_)
             | ActionKind::RemoveEndpoint { .. }
             | ActionKind::AnswerPod(..) => ActionResult::Done,
@@ -202,19 +202,46 @@ impl Store {
         ActionResult::Done
     }
 
-    fn assign(&mut self, request: &AddressRequest) -> ActionResult {
-        let key = ObjectKey::cluster(Kind::IPAMBlock, IpamBlock::object_name(request.block));
+    fn assign(&mut self, node: &NodeName, request: &AddressRequest) -> ActionResult {
+        let any = request.families.iter().map(|family| (*family, None));
+        let named = request
+            .addresses
+            .iter()
+            .map(|it| (Family::of(*it), Some(*it)));
+        let mut addresses = Vec::new();
+        for (family, address) in any.chain(named) {
+            match self.assign_one(node, request, family, address) {
+                Ok(address) => addresses.push(address),
+                Err(result) => return result,
+            }
+        }
+
+        ActionResult::Addresses(addresses)
+    }
+
+    fn assign_one(
+        &mut self,
+        node: &NodeName,
+        request: &AddressRequest,
+        family: Family,
+        address: Option<IpAddr>,
+    ) -> Result<IpAddr, ActionResult> {
+        let block = self.blocks.get(&(node.clone(), family));
+        let key = |cidr| ObjectKey::cluster(Kind::IPAMBlock, IpamBlock::object_name(cidr));
+        let Some(key) = block.map(|cidr| key(*cidr)) else {
+            return Err(ActionResult::Retry("no such block".into()));
+        };
         let Some(Resource::IpamBlock(block)) = self.objects.get(&key) else {
-            return ActionResult::Retry("no such block".into());
+            return Err(ActionResult::Retry("no such block".into()));
         };
         let mut block = block.clone();
         if let Some(held) = block.addresses_of(&request.handle).next() {
-            return ActionResult::Address(held);
+            return Ok(held);
         }
-        let wanted = request.address.and_then(|address| block.ordinal(address));
+        let wanted = address.and_then(|address| block.ordinal(address));
         let free = |ordinal: &u32| wanted.is_none_or(|wanted| wanted == *ordinal);
         let Some(at) = block.unallocated.iter().position(free) else {
-            return ActionResult::Refused("no free address".into());
+            return Err(ActionResult::Refused("no free address".into()));
         };
         let ordinal = block.unallocated.remove(at);
         block.allocations.insert(ordinal, block.attributes.len());
@@ -226,12 +253,14 @@ impl Store {
         let address = block.address(ordinal).expect("a free ordinal is inside");
         self.put(key, Resource::IpamBlock(block));
 
-        ActionResult::Address(address)
+        Ok(address)
     }
 
-    fn release(&mut self, handle: &str, blocks: &[IpNet]) -> ActionResult {
+    fn release(&mut self, node: &NodeName, handle: &str) -> ActionResult {
+        let of_node = |family| self.blocks.get(&(node.clone(), family)).copied();
+        let blocks: Vec<IpNet> = Family::BOTH.into_iter().filter_map(of_node).collect();
         for cidr in blocks {
-            let key = ObjectKey::cluster(Kind::IPAMBlock, IpamBlock::object_name(*cidr));
+            let key = ObjectKey::cluster(Kind::IPAMBlock, IpamBlock::object_name(cidr));
             let Some(Resource::IpamBlock(block)) = self.objects.get(&key) else {
                 continue;
             };

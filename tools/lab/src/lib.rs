@@ -32,6 +32,9 @@ pub use netns::{Netns, NetnsError};
 pub use ping::{Fragments, Ping, PingError};
 pub use probe::{Probe, ProbeError, RawReceiver, Receiver};
 pub use process::{Place, Process, Program};
+pub use runtime::{
+    Engine, HostPort, IMAGE, NETWORK, RuntimeError, Sandbox, Started, Tools, Wanted,
+};
 pub use site::{Cable, Hands, Owner, Site, SiteError, remove, serve_link};
 pub use sniffer::{
     Capture, Captured, Counts, Layer, Leak, LeakKind, Packet, Sniffer, SnifferError, Territory,
@@ -46,6 +49,7 @@ mod agent;
 mod builtin;
 mod echo;
 pub mod forge;
+mod group;
 mod layout;
 mod link;
 mod mesh;
@@ -55,6 +59,7 @@ mod netns;
 mod ping;
 mod probe;
 mod process;
+mod runtime;
 mod site;
 mod sniffer;
 pub mod spec;

@@ -121,16 +121,7 @@ impl Programs {
     }
 
     fn find_in(folders: Vec<PathBuf>) -> Result<Self, MeshError> {
-        let find = |name: &'static str| {
-            let file = folders
-                .iter()
-                .map(|folder| folder.join(name))
-                .find(|file| file.is_file());
-            file.ok_or_else(|| MeshError::Missing {
-                name,
-                folders: folders.clone(),
-            })
-        };
+        let find = |name: &'static str| find(name, &folders);
         let (meshd, meshwire, meshctl) = (find("meshd")?, find("meshwire")?, find("meshctl")?);
         Ok(Self {
             meshd,
@@ -146,6 +137,22 @@ impl Programs {
         agent.environment.extend(named);
         agent
     }
+}
+
+/// The CNI plugin.
+pub(crate) fn plugin() -> Result<PathBuf, MeshError> {
+    find("meshd-cni", &folders())
+}
+
+fn find(name: &'static str, folders: &[PathBuf]) -> Result<PathBuf, MeshError> {
+    let file = folders
+        .iter()
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
+    file.ok_or_else(|| MeshError::Missing {
+        name,
+        folders: folders.to_owned(),
+    })
 }
 
 /// Where programs are looked for: the folder that was named, that of this program, its parent (where
@@ -564,7 +571,7 @@ fn missing(agent: &Agent, held: &[u8]) -> Result<(), String> {
 }
 
 /// The end of a log.
-fn last_lines(log: &Path) -> String {
+pub(crate) fn last_lines(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();

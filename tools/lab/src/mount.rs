@@ -2,7 +2,8 @@
 //!
 //! It follows the machine's mounts (so that a pod's network namespace, named later, is seen), hides
 //! [`PLACES`] behind folders of the lab's state, and shows the devices of its network namespace in
-//! `/sys`. A file in the lab's state keeps it alive without a process.
+//! `/sys`, and the machine's control groups where it has them. A file in the lab's state keeps it alive
+//! without a process.
 
 use std::{
     fs::{self, File},
@@ -12,19 +13,25 @@ use std::{
     thread,
 };
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+};
 
 use crate::{
+    group,
     netns::{self, Netns},
     sys::{self, Unshare},
 };
 
 /// What each host has of its own: the folder on the machine, and its name in the lab's state.
-pub(crate) const PLACES: [(&str, &str); 5] = [
+pub(crate) const PLACES: [(&str, &str); 8] = [
     ("/run/meshd", "run-meshd"),
     ("/run/wireguard", "run-wireguard"),
     ("/var/lib/meshd", "var-lib-meshd"),
     ("/etc/cni", "etc-cni"),
+    ("/opt/cni", "opt-cni"),
+    ("/var/lib/cni", "var-lib-cni"),
+    ("/run/containerd", "run-containerd"),
     ("/etc/meshd", "etc-meshd"),
 ];
 
@@ -103,6 +110,7 @@ fn inside(host: &Netns, folder: &Path) -> io::Result<OwnedFd> {
     sys::unshare(Unshare::Mounts)?;
     let follow = MountPropagationFlags::REC | MountPropagationFlags::DOWNSTREAM;
     mount_change("/", follow)?;
+    let groups = fs::metadata(group::ROOT).and_then(|_| File::open(group::ROOT));
     mount(
         "lab",
         "/sys",
@@ -110,6 +118,12 @@ fn inside(host: &Netns, folder: &Path) -> io::Result<OwnedFd> {
         MountFlags::NOSUID | MountFlags::NODEV,
         None,
     )?;
+    if let Ok(groups) = groups
+        && Path::new(group::ROOT).exists()
+    {
+        let hidden = format!("/proc/thread-self/fd/{}", groups.as_raw_fd());
+        mount_bind_recursive(hidden, group::ROOT)?;
+    }
     for (place, own) in PLACES {
         mount_bind(folder.join(own), place)?;
     }

@@ -207,6 +207,22 @@ pub(crate) fn path(name: &str) -> PathBuf {
     Path::new(DIRECTORY).join(name)
 }
 
+/// Gives the network namespace of a process a name.
+///
+/// # Errors
+/// [`NetnsError::Create`]; a name in use is an error.
+pub(crate) fn adopt(name: &str, pid: u32) -> Result<(), NetnsError> {
+    let adopt = || -> io::Result<()> {
+        let path = path(name);
+        File::create_new(&path)?;
+        Ok(mount_bind(format!("/proc/{pid}/ns/net"), &path)?)
+    };
+    adopt().map_err(|source| NetnsError::Create {
+        name: name.to_owned(),
+        source,
+    })
+}
+
 /// Moves the calling thread into a namespace for good.
 ///
 /// # Errors

@@ -33,6 +33,7 @@ use crate::{
     netlink::Hop,
     netns::{Netns, NetnsError},
     process::{Place, Process, Program},
+    runtime::RuntimeError,
     sniffer::Territory,
     spec::{Label, Listen, PodName},
     state::{self, PodState, ProgramState, State, StateError, Turn},
@@ -41,6 +42,7 @@ use crate::{
 pub use down::remove;
 pub use up::serve_link;
 
+mod container;
 mod down;
 mod nic;
 mod partition;
@@ -106,6 +108,9 @@ pub enum SiteError {
     /// A user-space link failed.
     #[error("a link")]
     Link(#[from] LinkError),
+    /// A container runtime failed.
+    #[error("a container runtime")]
+    Runtime(#[from] RuntimeError),
     /// One of the mesh's programs failed.
     #[error("the mesh")]
     Mesh(#[from] MeshError),

@@ -84,6 +84,41 @@ pub struct Spec {
     /// Whether the mesh runs; false: namespaces, links and plain routes only.
     #[serde(default = "yes")]
     pub mesh: bool,
+    /// Who makes the pods of a mesh.
+    #[serde(default, skip_serializing_if = "Runtime::is_lab")]
+    pub runtime: Runtime,
+}
+
+/// Who makes the pods of a mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// The lab itself: network namespaces, for which the node's agent is asked.
+    #[default]
+    Lab,
+    /// A containerd on every node: containers, which the CNI plugin connects.
+    Containerd,
+}
+
+impl Runtime {
+    fn is_lab(&self) -> bool {
+        match self {
+            Self::Lab => true,
+            Self::Containerd => false,
+        }
+    }
+}
+
+impl std::str::FromStr for Runtime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lab" => Ok(Self::Lab),
+            "containerd" => Ok(Self::Containerd),
+            other => Err(format!("{other:.40}: expected lab or containerd")),
+        }
+    }
 }
 
 fn yes() -> bool {

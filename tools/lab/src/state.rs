@@ -66,6 +66,9 @@ pub struct PodState {
     pub netns: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its sandbox, where a container runtime made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
 }
 
 /// A program that was started.

@@ -9,6 +9,7 @@ mod delete;
 mod describe;
 mod get;
 mod input;
+mod ipam;
 mod lab;
 mod peers;
 mod policy;
@@ -46,6 +47,7 @@ enum Command {
     Delete(delete::Args),
     Describe(describe::Args),
     Config(config::Args),
+    Ipam(ipam::Args),
     Policy(policy::Args),
     Why(why::Args),
     Replay(replay::Args),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Delete(args) => wait_for(delete::run(args)),
         Command::Describe(args) => wait_for(describe::run(args)),
         Command::Config(args) => wait_for(config::run(args)),
+        Command::Ipam(args) => wait_for(ipam::run(args)),
         Command::Token(args) => wait_for(token::run(args)),
         Command::Policy(args) => policy::run(args),
         Command::Why(args) => why::run(args),

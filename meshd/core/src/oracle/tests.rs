@@ -5,7 +5,10 @@ use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use model::{
     Event, Moment, ObjectKey, Phase, Record,
     record::TunnelClaim,
-    resource::{AddressClaim, FelixConfiguration, IpamBlock, KeyClaim, MeshConfiguration},
+    resource::{
+        AddressClaim, FelixConfiguration, IpamBlock, KeyClaim, MeshConfiguration,
+        ipam_block::Attribute,
+    },
 };
 
 use super::*;
@@ -321,14 +324,25 @@ fn pool(which: usize, detail: u8) -> Resource {
     })
 }
 
+/// A block of somebody's or nobody's, of which somebody may use the first address.
 fn block(which: usize, detail: u8) -> Resource {
+    let user = Attribute {
+        handle_id: Some("h".into()),
+        secondary: BTreeMap::from([(
+            "node".into(),
+            name(usize::from((detail >> 4) % 5)).to_string(),
+        )]),
+        ..Attribute::default()
+    };
+    let is_used = detail & 8 != 0;
+
     Resource::IpamBlock(Box::new(IpamBlock {
         cidr: BLOCKS[which].parse().unwrap(),
         affinity: (detail % 5 != 4).then(|| name(usize::from(detail % 5))),
         deleted: false,
-        allocations: BTreeMap::new(),
-        unallocated: vec![0],
-        attributes: vec![],
+        allocations: is_used.then_some((0, 0)).into_iter().collect(),
+        unallocated: vec![],
+        attributes: vec![user],
         sequence_number: u64::from(detail),
         sequence_number_for_allocation: BTreeMap::new(),
         affinity_claim_time: None,

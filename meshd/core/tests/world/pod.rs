@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    ActionKind, ActionResult, Event, Pass, PodName, Resource,
+    ActionKind, ActionResult, Event, Family, Pass, PodName, Resource,
     action::PodAnswer,
     event::PodRequest,
     plan::{RouteVia, RowKey},
@@ -21,12 +21,10 @@ fn a_pod_is_answered_only_once_its_rows_are_in_the_kernel() {
     let ActionKind::AssignAddress(asked) = kind else {
         panic!("{kind:?}")
     };
-    assert_eq!(
-        (asked.block, asked.handle.as_str()),
-        (net(BLOCKS[0]), "k8s-pod-network.s1")
-    );
+    assert_eq!(asked.handle, "k8s-pod-network.s1");
+    assert_eq!(asked.families, [Family::V4].into());
     assert_eq!(asked.attributes["pod"], "web");
-    brain.done(id, ActionResult::Address(own_address()));
+    brain.done(id, ActionResult::Addresses(vec![own_address()]));
     assert_eq!(brain.world.plan().pods.rows().len(), 1);
     assert_eq!(brain.actions(), []);
 
@@ -110,9 +108,8 @@ fn an_address_is_given_back_only_after_its_rows_left_the_kernel() {
 
     brain.applied();
     let (id, kind) = brain.action();
-    let blocks = vec![net(BLOCKS[0])];
     let handle = "k8s-pod-network.s1".to_owned();
-    assert_eq!(kind, ActionKind::ReleaseHandle { handle, blocks });
+    assert_eq!(kind, ActionKind::ReleaseHandle(handle));
     brain.done(id, ActionResult::Done);
     let (id, kind) = brain.action();
     assert!(
@@ -152,10 +149,10 @@ fn a_pod_released_while_its_address_is_being_assigned_leaves_none_behind() {
     brain.tell(Event::PodReleased(pod()));
     brain.applied();
     assert_eq!(brain.actions(), [], "the assignment has not ended");
-    brain.done(assign, ActionResult::Address(own_address()));
+    brain.done(assign, ActionResult::Addresses(vec![own_address()]));
 
     let (_, kind) = brain.action();
-    assert!(matches!(kind, ActionKind::ReleaseHandle { .. }), "{kind:?}");
+    assert!(matches!(kind, ActionKind::ReleaseHandle(_)), "{kind:?}");
     assert!(brain.world.plan().pods.rows().is_empty());
 }
 
@@ -175,7 +172,7 @@ fn a_pod_that_gets_no_address_is_told_why_and_cleaned_up() {
     brain.done(id, ActionResult::Done);
     brain.applied();
     let (_, kind) = brain.action();
-    assert!(matches!(kind, ActionKind::ReleaseHandle { .. }), "{kind:?}");
+    assert!(matches!(kind, ActionKind::ReleaseHandle(_)), "{kind:?}");
 }
 
 #[test]
@@ -201,7 +198,7 @@ fn a_pod_of_an_earlier_run_is_cleaned_up_by_what_its_address_says() {
     brain.applied();
 
     let (_, kind) = brain.action();
-    let ActionKind::ReleaseHandle { handle, .. } = kind else {
+    let ActionKind::ReleaseHandle(handle) = kind else {
         panic!("{kind:?}")
     };
     assert_eq!(handle, "k8s-pod-network.s1");
@@ -212,7 +209,7 @@ fn assigned() -> Brain {
     let mut brain = ready();
     brain.tell(Event::PodRequested(request("s1")));
     let (id, _) = brain.action();
-    brain.done(id, ActionResult::Address(own_address()));
+    brain.done(id, ActionResult::Addresses(vec![own_address()]));
 
     brain
 }
@@ -222,7 +219,7 @@ fn with_pod() -> Brain {
     let mut brain = ready();
     brain.tell(Event::PodRequested(request("s1")));
     let (id, _) = brain.action();
-    brain.done(id, ActionResult::Address(own_address()));
+    brain.done(id, ActionResult::Addresses(vec![own_address()]));
     brain.applied();
     for _ in 0..2 {
         let (id, _) = brain.action();
@@ -246,6 +243,7 @@ fn request(sandbox: &str) -> PodRequest {
         labels: BTreeMap::new(),
         service_account: None,
         addresses: vec![],
+        wish: Box::default(),
     }
 }
 

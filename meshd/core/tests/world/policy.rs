@@ -72,7 +72,7 @@ fn a_pod_whose_namespace_does_not_exist_is_answered_closed_and_named() {
     brain.delete(Kind::Namespace, "default");
     brain.tell(Event::PodRequested(request("a")));
     let (id, _) = brain.action();
-    brain.done(id, ActionResult::Address([10, 65, 0, 5].into()));
+    brain.done(id, ActionResult::Addresses(vec![[10, 65, 0, 5].into()]));
     brain.applied();
     let (id, _) = brain.action();
     brain.done(id, ActionResult::Done);
@@ -159,7 +159,7 @@ fn rows_of_policy_do_not_move_what_the_guard_is_kept_by() {
 fn place(brain: &mut Brain, pod: &str) {
     brain.tell(Event::PodRequested(request(pod)));
     let (id, _) = brain.action();
-    brain.done(id, ActionResult::Address([10, 65, 0, 5].into()));
+    brain.done(id, ActionResult::Addresses(vec![[10, 65, 0, 5].into()]));
 }
 
 /// Brings a pod to its answer, and returns the answer's action and what was published.
@@ -212,6 +212,7 @@ fn request(pod: &str) -> PodRequest {
         labels: BTreeMap::from([("app".into(), pod.into())]),
         service_account: None,
         addresses: vec![],
+        wish: Box::default(),
     }
 }
 

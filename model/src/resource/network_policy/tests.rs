@@ -222,10 +222,10 @@ fn every_field_of_a_rule_is_read() {
             },
             Rule {
                 destination: Side {
-                    service: Some(ServiceRef {
+                    service: Some(Box::new(ServiceRef {
                         namespace: "shop".into(),
                         name: "db".into(),
-                    }),
+                    })),
                     ..Side::default()
                 },
                 index: 3,

@@ -155,6 +155,14 @@ impl Chance {
         interfaces
     }
 
+    /// Returns families, or none.
+    pub(super) fn families(&mut self) -> Vec<Family> {
+        let mut families = Family::BOTH.to_vec();
+        families.retain(|_| self.once_in(2));
+
+        families
+    }
+
     /// Returns an object.
     pub(super) fn resource(&mut self) -> Resource {
         match self.below(20) {
@@ -429,10 +437,10 @@ impl Chance {
         }
         if self.once_in(5) {
             return Side {
-                service: Some(ServiceRef {
+                service: Some(Box::new(ServiceRef {
                     namespace: self.pick(&["one", "two"]).into(),
                     name: "web".into(),
-                }),
+                })),
                 ..Side::default()
             };
         }
@@ -464,6 +472,36 @@ impl Chance {
 
         self.some(4, |chance| chance.list(3, port))
             .unwrap_or_default()
+    }
+}
+
+/// Takes from whoever has addresses what is not of these families.
+pub(super) fn keep_families(resource: &mut Resource, families: &[Family]) {
+    let is_kept = |address: &IpAddr| families.contains(&Family::of(*address));
+    match resource {
+        Resource::WorkloadEndpoint(pod) => pod.addresses.retain(|net| is_kept(&net.addr())),
+        Resource::NetworkSet(set) => set.nets.retain(|net| is_kept(&net.addr())),
+        Resource::HostEndpoint(host) => host.expected_addresses.retain(is_kept),
+        Resource::EndpointSlice(slice) => {
+            slice.endpoints.iter_mut().for_each(|endpoint| {
+                endpoint.addresses.retain(is_kept);
+            });
+        }
+        Resource::Namespace(_)
+        | Resource::ServiceAccount(_)
+        | Resource::Profile(_)
+        | Resource::Service(_)
+        | Resource::Tier(_)
+        | Resource::Policy(_)
+        | Resource::Node(_)
+        | Resource::FelixConfiguration(_)
+        | Resource::IpPool(_)
+        | Resource::IpamBlock(_)
+        | Resource::BlockAffinity(_)
+        | Resource::MeshConfiguration(_)
+        | Resource::KeyClaim(_)
+        | Resource::AddressClaim(_)
+        | Resource::Opaque(_) => {}
     }
 }
 

@@ -75,11 +75,8 @@ async fn a_block_is_written_by_its_owner_and_never_changes_hands() {
         object
     };
     let assign = |block: &mut IpamBlock| {
-        block.allocations.insert(0, 0);
-        block.unallocated.retain(|ordinal| *ordinal != 0);
-        block
-            .attributes
-            .push(model::resource::ipam_block::Attribute::default());
+        super::loan::allocate(block, 0, "k8s-pod-network.c0ffee", "n1");
+        block.sequence_number += 1;
     };
 
     let give = change(&|block| block.affinity = Some("n2".parse().unwrap()));

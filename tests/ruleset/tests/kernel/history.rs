@@ -42,6 +42,9 @@ fn history(seed: u64, fresh: &Namespace) -> usize {
         for _ in 0..=chance.below(3) {
             change(&mut cluster, &reserve, &mut chance);
         }
+        if chance.once_in(5) {
+            chance.narrow(&mut cluster);
+        }
         let wanted = compile(&Scene::of_node(&cluster, &node)).rows;
         if chance.below(6) == 0 {
             target = agent();

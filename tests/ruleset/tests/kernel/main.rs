@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod detour;
 mod history;
 mod machine;
 mod namespace;
+mod neighbour;
 mod packet;
 mod probe;
 mod recheck;
@@ -68,7 +70,10 @@ fn compare(seed: u64) -> u64 {
     let mut target = NftTarget::open(Ownership::Shared).unwrap();
     target.set_in_sync(true);
     let mut chance = Chance::new(seed);
-    let cluster = chance.cluster();
+    let mut cluster = chance.cluster();
+    if chance.once_in(4) {
+        chance.narrow(&mut cluster);
+    }
     let evaluator = Evaluator::new(&cluster);
     let machines = Machines::with(&cluster, |rows| through_kernel(&mut target, &rows));
     let mut compared = 0;

@@ -161,7 +161,7 @@ fn places(cluster: &Cluster) -> Vec<(Place, Vec<IpAddr>)> {
     places
 }
 
-fn wire(cluster: &Cluster, namespaces: &[Namespace]) {
+pub(super) fn wire(cluster: &Cluster, namespaces: &[Namespace]) {
     program("ip", "link set lo up");
     for family in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
         program("sysctl", &format!("-qw {family}"));
@@ -221,7 +221,7 @@ fn connect(source: SocketAddr, destination: SocketAddr) -> Work {
 }
 
 /// Connects it to the calling thread's namespace by a device of this name; everything else is behind that.
-fn attach(namespace: &Namespace, device: &str, addresses: &[IpAddr]) {
+pub(super) fn attach(namespace: &Namespace, device: &str, addresses: &[IpAddr]) {
     let thread = &namespace.thread;
     program(
         "ip",
@@ -242,7 +242,7 @@ fn attach(namespace: &Namespace, device: &str, addresses: &[IpAddr]) {
     });
 }
 
-fn cluster() -> Cluster {
+pub(super) fn cluster() -> Cluster {
     let node: model::NodeName = "n1".parse().unwrap();
     let allow_all = |name: &str| Profile {
         name: name.into(),
@@ -343,7 +343,7 @@ fn policies() -> Vec<Policy> {
     ]
 }
 
-fn policy(name: &str, selector: &str, ingress: Vec<Rule>) -> Policy {
+pub(super) fn policy(name: &str, selector: &str, ingress: Vec<Rule>) -> Policy {
     Policy {
         key: ObjectKey::cluster(Kind::GlobalNetworkPolicy, name),
         tier: "default".into(),
@@ -362,6 +362,6 @@ fn policy(name: &str, selector: &str, ingress: Vec<Rule>) -> Policy {
     }
 }
 
-fn address(text: &str) -> IpAddr {
+pub(super) fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

@@ -76,6 +76,7 @@ fn dismantle(name: &str) -> Result<(), SiteError> {
         return Err(crate::state::StateError::Absent(name.to_owned()).into());
     }
     let mounts = mounts(&folder);
+    super::container::remove_groups(name)?;
     end_members(name, &spaces, &mounts)?;
     for mount in &mounts {
         forget(mount).during(|| format!("{} is still mounted", mount.display()))?;

@@ -4,7 +4,7 @@ use std::{io, net::IpAddr, os::fd::AsRawFd};
 
 use ipnet::IpNet;
 
-use super::{During, Site, SiteError};
+use super::{During, Site, SiteError, container};
 use crate::{
     agent::{Agent, PodRequest},
     layout::{plain_addresses, workload_device},
@@ -37,12 +37,33 @@ impl Site {
         if self.state.pod(&name).is_some() {
             return Err(SiteError::PodExists(name));
         }
-        let netns = state::pod_netns(self.name(), &node, &name);
+        let state = if self.has_runtime() {
+            self.run_container(&node, &pod)?
+        } else {
+            self.make_pod(&node, &pod)?
+        };
+        let PodState {
+            netns, addresses, ..
+        } = state.clone();
+        self.state.pods.push(state);
+        self.sync_routes()?;
+        let is_served = self.has_runtime();
+        let listens = pod.listens.iter().copied();
+        let listens: Vec<_> = listens
+            .filter(|listen| !is_served || !container::is_served(listen.protocol))
+            .collect();
+        self.start_echo(&node, &netns, &addresses, &listens)?;
+        Ok(addresses)
+    }
+
+    /// A network namespace that is a pod; it is connected by the node's agent, or in a plain lab here.
+    fn make_pod(&mut self, node: &Label, pod: &Pod) -> Result<PodState, SiteError> {
+        let netns = state::pod_netns(self.name(), node, &pod.full_name());
         self.make_space(netns.clone())?;
         let wired = if self.state.document.spec.mesh {
-            self.ask_agent(&node, &netns, &pod)
+            self.ask_agent(node, &netns, pod)
         } else {
-            self.wire(&node, &netns, &pod)
+            self.wire(node, &netns, pod)
         };
         let addresses = match wired {
             Ok(addresses) => addresses,
@@ -51,16 +72,13 @@ impl Site {
                 return Err(error);
             }
         };
-        let listens = pod.listens.clone();
-        self.state.pods.push(PodState {
+        Ok(PodState {
             node: node.clone(),
-            pod,
-            netns: netns.clone(),
-            addresses: addresses.clone(),
-        });
-        self.sync_routes()?;
-        self.start_echo(&node, &netns, &addresses, &listens)?;
-        Ok(addresses)
+            pod: pod.clone(),
+            netns,
+            addresses,
+            sandbox: None,
+        })
     }
 
     /// Ends a pod.
@@ -70,12 +88,17 @@ impl Site {
     pub fn delete_pod(&mut self, name: &PodName) -> Result<(), SiteError> {
         let pod = self.pod(name)?.clone();
         self.echoes.remove(&pod.netns);
+        if let Some(sandbox) = &pod.sandbox {
+            self.end_container(&pod, sandbox)?;
+        }
         let place = [crate::netns::path(&pod.netns)];
         let step = || format!("the processes of pod {name} do not end");
         let members = process::inside(&place).during(step)?;
         process::end(&members).during(step)?;
         self.reap();
-        if self.state.document.spec.mesh {
+        if pod.sandbox.is_some() {
+            tracing::debug!(%name, "the runtime's plugin has disconnected it");
+        } else if self.state.document.spec.mesh {
             let agent = self.agent(&pod.node);
             agent.delete_pod(name).map_err(|source| SiteError::Agent {
                 node: pod.node.clone(),

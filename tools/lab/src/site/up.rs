@@ -89,6 +89,12 @@ impl Site {
         if spec.mesh {
             self.start_mesh(progress)?;
         }
+        if self.has_runtime() {
+            progress("container runtimes");
+            for node in spec.nodes.iter().filter(|node| node.mesh) {
+                self.start_engine(&node.name)?;
+            }
+        }
         progress("pods");
         for node in &spec.nodes {
             for pod in &node.pods {

@@ -3,7 +3,7 @@
 use super::{Lab, or_fail, or_fail_text};
 use crate::spec::{
     ApiVersion, Attachment, Document, Kind, Label, Listen, Metadata, Nat, NatKind, Network, Node,
-    Outside, Pod, PodName, Router, Server, Spec,
+    Outside, Pod, PodName, Router, Runtime, Server, Spec,
 };
 
 /// A lab file in the making. Everything that is wrong in it is a panic, for it is a test's own text.
@@ -29,6 +29,7 @@ impl Topology {
             outside: Vec::new(),
             resources: Vec::new(),
             mesh: true,
+            runtime: Runtime::Lab,
         };
         Self { spec }
     }
@@ -36,6 +37,12 @@ impl Topology {
     /// No mesh: namespaces, links and plain routes.
     pub fn plain(mut self) -> Self {
         self.spec.mesh = false;
+        self
+    }
+
+    /// The pods are containers of a containerd on every node.
+    pub fn containerd(mut self) -> Self {
+        self.spec.runtime = Runtime::Containerd;
         self
     }
 

@@ -8,7 +8,7 @@ use lab::{Builtin, Document, Owner, Site, builtins};
 /// Builds a lab from a file, or one that comes with the program.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  meshctl lab up three-nodes\n  meshctl lab up my-lab.yaml --name second\n  meshctl lab up two-subnets --plain"
+    after_help = "Examples:\n  meshctl lab up three-nodes\n  meshctl lab up my-lab.yaml --name second\n  meshctl lab up two-subnets --plain\n  meshctl lab up three-nodes --runtime containerd"
 )]
 pub(crate) struct UpArgs {
     /// A file of kind Lab, or the name of a built-in lab (`meshctl lab list --builtin`).
@@ -22,6 +22,10 @@ pub(crate) struct UpArgs {
     /// Namespaces, links, pods and plain routes only: no mesh.
     #[arg(long)]
     plain: bool,
+
+    /// Who makes the pods: the lab itself, or a containerd on every node (`lab` or `containerd`).
+    #[arg(long, conflicts_with = "plain")]
+    runtime: Option<lab::spec::Runtime>,
 }
 
 /// Takes a lab down, or what is left of one.
@@ -47,6 +51,9 @@ pub(crate) fn up(args: &UpArgs, asked: Option<&str>) -> anyhow::Result<ExitCode>
         document.metadata.name = name.parse().map_err(anyhow::Error::msg)?;
     }
     document.spec.mesh &= !args.plain;
+    if let Some(runtime) = args.runtime {
+        document.spec.runtime = runtime;
+    }
     let begin = Instant::now();
     let progress =
         &mut |step: &str| say(&format!("{:>6.1} s  {step}", begin.elapsed().as_secs_f64()));
