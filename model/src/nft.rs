@@ -392,10 +392,15 @@ pub enum Statement {
     Log(Nflog),
     /// Told to whoever listens, and dropped.
     LogAndDrop(Nflog),
-    /// Source NAT to this address, ports fully random, of a range where there is one (first and last).
-    Snat(IpAddr, Option<(u16, u16)>),
-    /// Masquerade, ports fully random, of a range where there is one (first and last).
-    Masquerade(Option<(u16, u16)>),
+    /// Source NAT to this address, ports fully random. This and [`Masquerade`](Self::Masquerade) stand in the guard's
+    /// file, which the version before reads too.
+    Snat(IpAddr),
+    /// Source NAT to this address, ports fully random, of a range (first and last).
+    SnatPorts(IpAddr, (u16, u16)),
+    /// Masquerade, ports fully random.
+    Masquerade,
+    /// Masquerade, ports fully random, of a range (first and last).
+    MasqueradePorts((u16, u16)),
     /// Destination NAT to this address, and to this port where there is one.
     Dnat(IpAddr, Option<u16>),
     /// `mark = (mark & !mask) | value`.

@@ -209,8 +209,10 @@ pub(crate) fn spoken_of(rule: &Rule) -> impl Iterator<Item = &Name> {
         | Statement::AcceptUntracked
         | Statement::Log(_)
         | Statement::LogAndDrop(_)
-        | Statement::Snat(..)
-        | Statement::Masquerade(_)
+        | Statement::Snat(_)
+        | Statement::SnatPorts(..)
+        | Statement::Masquerade
+        | Statement::MasqueradePorts(_)
         | Statement::Dnat(..)
         | Statement::SetMark { .. }
         | Statement::Continue => None,

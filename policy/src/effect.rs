@@ -215,8 +215,10 @@ const fn deed(statement: &Statement) -> Deed {
         | Statement::InputVerdict(_)
         | Statement::OutputVerdict(_)
         | Statement::AcceptUntracked
-        | Statement::Snat(..)
-        | Statement::Masquerade(_)
+        | Statement::Snat(_)
+        | Statement::SnatPorts(..)
+        | Statement::Masquerade
+        | Statement::MasqueradePorts(_)
         | Statement::Dnat(..)
         | Statement::SetMark { .. } => Deed::Other,
     }

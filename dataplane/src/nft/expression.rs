@@ -206,10 +206,12 @@ impl List<'_> {
                 self.log(nflog);
                 self.verdict(libc::NF_DROP, None);
             }
-            Statement::Snat(address, ports) => {
-                self.nat(NAT_SOURCE, *address, *ports, NAT_FULLY_RANDOM);
+            Statement::Snat(address) => self.nat(NAT_SOURCE, *address, None, NAT_FULLY_RANDOM),
+            Statement::SnatPorts(address, ports) => {
+                self.nat(NAT_SOURCE, *address, Some(*ports), NAT_FULLY_RANDOM);
             }
-            Statement::Masquerade(ports) => self.masquerade(*ports),
+            Statement::Masquerade => self.masquerade(None),
+            Statement::MasqueradePorts(ports) => self.masquerade(Some(*ports)),
             Statement::Dnat(address, port) => {
                 self.nat(NAT_DESTINATION, *address, port.map(|port| (port, port)), 0);
             }

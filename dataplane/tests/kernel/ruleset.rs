@@ -488,18 +488,18 @@ fn on(comment: &str, condition: Match) -> Rule {
 
 fn every_nat() -> Vec<Rule> {
     vec![
-        rule("snat", [], Statement::Snat(address("192.0.2.1"), None)),
-        rule("snat6", [], Statement::Snat(address("2001:db8::1"), None)),
+        rule("snat", [], Statement::Snat(address("192.0.2.1"))),
+        rule("snat6", [], Statement::Snat(address("2001:db8::1"))),
         rule(
             "snat ports",
             [Match::Protocol(Sense::Is, 6)],
-            Statement::Snat(address("192.0.2.1"), Some((40000, 50000))),
+            Statement::SnatPorts(address("192.0.2.1"), (40000, 50000)),
         ),
-        rule("masquerade", [], Statement::Masquerade(None)),
+        rule("masquerade", [], Statement::Masquerade),
         rule(
             "masquerade ports",
             [Match::Protocol(Sense::Is, 17)],
-            Statement::Masquerade(Some((40000, 50000))),
+            Statement::MasqueradePorts((40000, 50000)),
         ),
     ]
 }

@@ -108,9 +108,11 @@ impl Outgoing {
             Devices::Beginning(prefix) => Match::OifPrefix(Is, prefix.clone()),
         }));
         let address = self.address.filter(|it| Family::of(*it) == family);
-        let statement = |ports| match address {
-            Some(address) => Statement::Snat(address, ports),
-            None => Statement::Masquerade(ports),
+        let statement = |ports| match (address, ports) {
+            (Some(address), Some(ports)) => Statement::SnatPorts(address, ports),
+            (Some(address), None) => Statement::Snat(address),
+            (None, Some(ports)) => Statement::MasqueradePorts(ports),
+            (None, None) => Statement::Masquerade,
         };
         let mut rules = Vec::new();
         for protocol in PORTED.iter().filter(|_| self.ports.is_some()) {
@@ -169,7 +171,7 @@ pub(crate) fn outgoing(own: &Own, outgoing: &Outgoing) -> Row {
                 Match::Destination(Is, family, set("space")),
             ];
             let matches = [outward.clone(), marked].concat();
-            let statement = Statement::Snat(address, None);
+            let statement = Statement::Snat(address);
             rules.push(rule("service to a remote pod", matches, statement));
         }
         let beyond = vec![
@@ -266,8 +268,8 @@ impl Led<'_> {
         let of_family = |address: &&IpAddr| Family::of(**address) == self.family();
         let floating = self.floating.iter().find(of_family);
         let statement = match floating.filter(|_| self.ports.is_empty()) {
-            Some(address) => Statement::Snat(*address, None),
-            None => Statement::Masquerade(None),
+            Some(address) => Statement::Snat(*address),
+            None => Statement::Masquerade,
         };
 
         vec![rule(&self.pod.to_string(), matches, statement)]
@@ -283,7 +285,7 @@ fn from_loopback() -> Rule {
         Match::SourceNet(Is, loopback),
     ];
 
-    rule("from the loopback", matches, Statement::Masquerade(None))
+    rule("from the loopback", matches, Statement::Masquerade)
 }
 
 fn chain(name: &str, point: HookPoint, priority: i32, rules: Vec<Rule>) -> Row {

@@ -211,8 +211,10 @@ impl Judge {
         match statement {
             // Where others translate, policy has been asked.
             nft::Statement::Accept
-            | nft::Statement::Snat(..)
-            | nft::Statement::Masquerade(_)
+            | nft::Statement::Snat(_)
+            | nft::Statement::SnatPorts(..)
+            | nft::Statement::Masquerade
+            | nft::Statement::MasqueradePorts(_)
             | nft::Statement::Dnat(..) => Statement::Accept,
             nft::Statement::Drop | nft::Statement::LogAndDrop(_) => Statement::Drop,
             nft::Statement::Return => Statement::Return,

@@ -122,7 +122,11 @@ fn walk(rows: &Ruleset, key: &ChainKey, seen: &mut Seen, depth: usize) -> Flow {
             }
             Statement::SetMark { mask, value } => seen.mark = seen.mark & !mask | value,
             Statement::Log(_) | Statement::Continue => {}
-            Statement::Snat(..) | Statement::Masquerade(_) | Statement::Dnat(..) => {
+            Statement::Snat(_)
+            | Statement::SnatPorts(..)
+            | Statement::Masquerade
+            | Statement::MasqueradePorts(_)
+            | Statement::Dnat(..) => {
                 panic!("policy translates nothing")
             }
         }
