@@ -46,9 +46,17 @@ const TUNNELS: [&str; 5] = [
 
 /// Returns whether a handle is that of a tunnel device.
 pub fn is_tunnels(handle: &str) -> bool {
-    let handle = handle.to_lowercase();
+    tunnels_node(handle).is_some()
+}
 
-    TUNNELS.iter().any(|start| handle.starts_with(start))
+/// Returns the name of the node whose tunnel device a handle is of, in lower case.
+pub fn tunnels_node(handle: &str) -> Option<String> {
+    let handle = handle.to_lowercase();
+    let mut names = TUNNELS
+        .iter()
+        .filter_map(|start| handle.strip_prefix(start));
+
+    names.next().map(str::to_owned)
 }
 
 /// Returns what is noted about a tunnel device that holds an address.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cni_ipam::handle::tunnels_node;
 use ipnet::IpNet;
 use model::{
     Kind, NodeName, Object, ObjectKey,
@@ -19,15 +20,6 @@ const HANDLES_MAX: usize = 2048;
 
 /// Blocks that a handle may count.
 const BLOCKS_MAX: usize = 64;
-
-/// Beginnings of the handles of tunnel devices (Calico's and ours); the node's name follows.
-const TUNNELS: [&str; 5] = [
-    "wireguard-tunnel-addr-",
-    "wireguard-v6-tunnel-addr-",
-    "ipip-tunnel-addr-",
-    "vxlan-tunnel-addr-",
-    "vxlan-v6-tunnel-addr-",
-];
 
 /// Checks what a node writes to a handle.
 pub(super) fn check(view: &dyn View, node: &NodeName, write: Write<'_>) -> Result<(), StoreError> {
@@ -122,9 +114,7 @@ fn is_own_block(view: &dyn View, node: &NodeName, cidr: IpNet) -> Result<bool, S
 
 /// The handle of a tunnel device is that device's node's.
 fn check_name(node: &NodeName, id: &str) -> Result<(), StoreError> {
-    let lower = id.to_lowercase();
-    let mut others = TUNNELS.iter().filter_map(|start| lower.strip_prefix(start));
-    if others.all(|name| name == node.as_str()) {
+    if tunnels_node(id).is_none_or(|name| name == node.as_str()) {
         return Ok(());
     }
     let message = format!("the handle {id} is of another node's device");
